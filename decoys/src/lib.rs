@@ -1,0 +1,1 @@
+//! Recipes of decoy machines, and the builder that makes disk images of them.

@@ -1,0 +1,96 @@
+//! Event ids: the closed list of what can happen, with the severity of each. EVENTS.md explains them; a test holds both equal.
+
+use serde::{Deserialize, Serialize};
+
+/// Syslog severity (RFC 5424, table 2); the number goes into PRI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something that was asked for did not happen, or an intruder reached what he must not.
+    Error = 3,
+    /// Hostile or odd, handled.
+    Warning = 4,
+    /// Normal but significant.
+    Notice = 5,
+    /// Routine.
+    Info = 6,
+}
+
+macro_rules! event_ids {
+    ($($(#[doc = $doc:literal])* $variant:ident = $id:literal, $severity:ident;)*) => {
+        /// What happened. `as_str` is the id on the wire: `<event_type>.<what>`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum EventId { $($(#[doc = $doc])* $variant,)* }
+
+        impl EventId {
+            /// Every id, in the order of EVENTS.md.
+            pub const ALL: &'static [EventId] = &[$(EventId::$variant,)*];
+
+            /// The id on the wire, used as MSGID.
+            pub fn as_str(self) -> &'static str {
+                match self { $(EventId::$variant => $id,)* }
+            }
+
+            /// The severity that an event with this id has unless its maker says otherwise.
+            pub fn severity(self) -> Severity {
+                match self { $(EventId::$variant => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+event_ids! {
+    /// A domain was built and its first vcpu runs.
+    DomainStarted = "domain.started", Notice;
+    /// A domain ended as asked: powered off, rebooted or destroyed.
+    DomainStopped = "domain.stopped", Notice;
+    /// A domain ended by a crash of its kernel, by a lie told to the VMM, or because its process was killed.
+    DomainCrashed = "domain.crashed", Error;
+    /// A domain was paused.
+    DomainPaused = "domain.paused", Info;
+    /// A domain runs again after a pause.
+    DomainUnpaused = "domain.unpaused", Info;
+    /// A guest did what no sane frontend does; the request was refused.
+    DomainViolation = "domain.violation", Warning;
+    /// A rule matched.
+    Alert = "alert.rule", Warning;
+    /// A flow ended or timed out.
+    FlowEnd = "flow.end", Info;
+    /// Containment refused or changed a packet.
+    ContainmentVerdict = "containment.verdict", Warning;
+    /// A published port took a connection from a client.
+    RelayAccepted = "relay.accepted", Info;
+    /// A file of a decoy differs from its baseline.
+    FimChange = "fim.change", Warning;
+    /// A FIM check ended.
+    FimChecked = "fim.checked", Info;
+    /// A log line of a guest's own syslog.
+    GuestLog = "guest.log", Info;
+    /// A login on a decoy, seen in its log.
+    GuestLogin = "guest.login", Warning;
+    /// A failed login on a decoy, seen in its log.
+    GuestLoginFailed = "guest.login_failed", Notice;
+    /// A case was written.
+    CaseCreated = "case.created", Notice;
+    /// A process of the house started.
+    ServiceStarted = "service.started", Info;
+    /// A process of the house ended without being asked to.
+    ServiceFailed = "service.failed", Error;
+    /// Events were lost: a queue or spool was full.
+    EventsDropped = "events.dropped", Error;
+    /// Someone logged in at the dashboard, or failed to.
+    DashboardLogin = "dashboard.login", Notice;
+}
+
+impl EventId {
+    /// The `event_type`: what stands before the first dot, also the name of the object that holds the details.
+    pub fn event_type(self) -> &'static str {
+        let id = self.as_str();
+        id.split_once('.').map_or(id, |(kind, _)| kind)
+    }
+
+    /// The id with this wire form, if there is one.
+    pub fn parse(text: &str) -> Option<EventId> {
+        EventId::ALL.iter().copied().find(|id| id.as_str() == text)
+    }
+}

@@ -1,0 +1,10 @@
+//! The vocabulary of the honeynet: one event type, its ids and severities, and the emitter that sends it to logsink.
+//!
+//! An event is JSON in the shape of Suricata's EVE, carried as the MSG of one RFC 5424 message whose MSGID is the event id.
+//! No async runtime and no database here: every process of the house links this crate.
+
+mod event;
+mod id;
+
+pub use event::{Event, FlowTuple};
+pub use id::{EventId, Severity};

@@ -1,0 +1,1 @@
+//! File integrity, scanned from outside the decoy.

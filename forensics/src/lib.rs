@@ -1,0 +1,1 @@
+//! Evidence cases: memory and disk acquisition, dump formats, verification.

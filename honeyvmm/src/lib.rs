@@ -1,0 +1,1 @@
+//! The VMM: Xen PV domains over KVM.

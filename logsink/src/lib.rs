@@ -1,0 +1,1 @@
+//! Syslog sink, journal, hash chain, store and queries.

@@ -1,0 +1,1 @@
+//! Virtual switch, packet inspector, containment and capture.

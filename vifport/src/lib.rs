@@ -1,0 +1,1 @@
+//! The shared-memory port between a vif's backend and the switch.
