@@ -1,1 +1,3 @@
 //! The VMM: Xen PV domains over KVM.
+
+pub mod config;

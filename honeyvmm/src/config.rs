@@ -1,0 +1,71 @@
+//! What a domain process is told and handed: plain values and descriptor numbers. It opens nothing by itself.
+
+use std::os::fd::RawFd;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that one domain process needs. The toolstack writes it as JSON; descriptors are inherited.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainConfig {
+    /// Name, as in the domain file.
+    pub name: String,
+    /// Number, from 1; 0 is the host.
+    pub domid: u32,
+    /// UUID in its usual text form, shown to the guest in xenstore.
+    pub uuid: String,
+    /// RAM in MiB.
+    pub memory_mib: u64,
+    /// Number of vcpus that the guest may use.
+    pub vcpus: u32,
+    /// Kernel command line (`root` and `extra` of the domain file joined).
+    pub cmdline: String,
+    /// `/dev/kvm`.
+    pub kvm_fd: RawFd,
+    /// The kernel: bzImage or ELF.
+    pub kernel_fd: RawFd,
+    /// The initramfs.
+    pub ramdisk_fd: Option<RawFd>,
+    /// RAM: a memfd of `memory_mib` MiB.
+    pub ram_fd: RawFd,
+    /// Control socket (JSON lines).
+    pub control_fd: RawFd,
+    /// Console socket (raw bytes of hvc0).
+    pub console_fd: RawFd,
+    /// Stream socket to logsink.
+    pub events_fd: Option<RawFd>,
+    /// Disks, in the order of the domain file.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces, in the order of the domain file.
+    pub vifs: Vec<VifConfig>,
+    /// The domain's own user and group, taken after start. `None` keeps the caller's (tests without root only).
+    pub uid: Option<u32>,
+}
+
+/// One disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// The name in the guest: `xvda`, `sda1`, `hda`.
+    pub vdev: String,
+    /// The base image, raw, opened read-only. Opened read-write where there is no layer and the disk is writable.
+    pub base_fd: RawFd,
+    /// The private copy-on-write layer.
+    pub layer_fd: Option<RawFd>,
+    /// The guest may not write.
+    pub read_only: bool,
+}
+
+/// One network interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VifConfig {
+    /// MAC address, `00:16:3e:xx:xx:xx`.
+    pub mac: String,
+    /// The port's memory (`vifport`).
+    pub port_fd: RawFd,
+    /// Eventfd that the switch waits on.
+    pub to_switch_fd: RawFd,
+    /// Eventfd that the backend waits on.
+    pub from_switch_fd: RawFd,
+}
