@@ -1,3 +1,4 @@
 //! The VMM: Xen PV domains over KVM.
 
 pub mod config;
+pub mod memory;

@@ -1,0 +1,139 @@
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::*;
+
+const BASE: Gpa = Gpa(0x10_0000);
+const BYTES: u64 = 4 * PAGE_SIZE;
+
+fn region() -> Region {
+    Region::anonymous(BASE, BYTES).unwrap()
+}
+
+fn domain() -> GuestMemory {
+    GuestMemory::new(Region::anonymous(Gpa(0), BYTES).unwrap(), Some(region()))
+}
+
+#[test]
+fn what_is_written_is_read_back_at_any_alignment() {
+    let memory = region();
+    memory.write_u64(BASE.offset(3), 0x0123_4567_89ab_cdef).unwrap();
+    assert_eq!(memory.read_u64(BASE.offset(3)).unwrap(), 0x0123_4567_89ab_cdef);
+    assert_eq!(memory.read_u8(BASE.offset(3)).unwrap(), 0xef);
+    assert_eq!(memory.read_u16(BASE.offset(9)).unwrap(), 0x0123);
+}
+
+#[test]
+fn ranges_that_leave_the_region_are_refused_and_change_nothing() {
+    let memory = region();
+    let end = BASE.0 + BYTES;
+    for (gpa, bytes) in [
+        (BASE.0 - 1, 2),
+        (end - 1, 2),
+        (end, 1),
+        (u64::MAX, 1),
+        (u64::MAX - 3, 8),
+        (0, 1),
+        (BASE.0, BYTES + 1),
+    ] {
+        let data = vec![0xff; bytes as usize];
+        assert!(memory.write(Gpa(gpa), &data).is_err(), "write of {bytes} at {gpa:#x}");
+        assert!(memory.read(Gpa(gpa), &mut data.clone()).is_err(), "read of {bytes} at {gpa:#x}");
+        assert!(memory.fill(Gpa(gpa), 1, bytes).is_err(), "fill of {bytes} at {gpa:#x}");
+    }
+    let mut all = vec![1; BYTES as usize];
+    memory.read(BASE, &mut all).unwrap();
+    assert!(all.iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn an_address_is_resolved_to_ram_or_shim_and_nothing_between() {
+    let memory = domain();
+    memory.write_u32(Gpa(8), 1).unwrap();
+    memory.write_u32(BASE.offset(8), 2).unwrap();
+    assert_eq!(memory.ram().read_u32(Gpa(8)).unwrap(), 1);
+    assert_eq!(memory.shim().unwrap().read_u32(BASE.offset(8)).unwrap(), 2);
+    assert!(memory.read_u32(Gpa(BYTES)).is_err());
+    assert!(memory.read_u32(Gpa(BYTES - 2)).is_err());
+}
+
+#[test]
+fn atomics_change_only_their_bits() {
+    let memory = region();
+    assert_eq!(memory.fetch_or_u64(BASE, 0xf0, SeqCst).unwrap(), 0);
+    assert_eq!(memory.fetch_and_u64(BASE, !0x10, SeqCst).unwrap(), 0xf0);
+    assert_eq!(memory.load_u64(BASE, SeqCst).unwrap(), 0xe0);
+    assert_eq!(memory.swap_u8(BASE.offset(1), 7, SeqCst).unwrap(), 0);
+    assert_eq!(memory.load_u32(BASE, SeqCst).unwrap(), 0x7e0);
+    assert_eq!(memory.compare_exchange_u32(BASE, 1, 2).unwrap(), Err(0x7e0));
+    assert_eq!(memory.compare_exchange_u32(BASE, 0x7e0, 2).unwrap(), Ok(0x7e0));
+}
+
+#[test]
+fn a_misaligned_atomic_is_refused() {
+    let memory = region();
+    assert!(matches!(memory.load_u32(BASE.offset(2), SeqCst), Err(MemoryError::Misaligned { .. })));
+    assert!(matches!(memory.fetch_or_u64(BASE.offset(4), 1, SeqCst), Err(MemoryError::Misaligned { .. })));
+}
+
+#[test]
+fn regions_of_broken_pages_are_refused() {
+    for (base, bytes) in [(0, 0), (1, PAGE_SIZE), (0, PAGE_SIZE + 1), (!0xfff, 2 * PAGE_SIZE)] {
+        assert!(Region::anonymous(Gpa(base), bytes).is_err(), "{bytes} bytes at {base:#x}");
+    }
+}
+
+#[test]
+fn a_memfd_is_shared_and_must_be_long_enough() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.set_len(PAGE_SIZE).unwrap();
+    let short = Region::from_memfd(file.try_clone().unwrap(), Gpa(0), 2 * PAGE_SIZE);
+    assert!(matches!(short, Err(MemoryError::MemfdTooShort { .. })));
+    let memory = Region::from_memfd(file.try_clone().unwrap(), Gpa(0), PAGE_SIZE).unwrap();
+    memory.clone().write(Gpa(5), b"seen").unwrap();
+    let mut seen = [0; 4];
+    file.seek(SeekFrom::Start(5)).unwrap();
+    file.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"seen");
+}
+
+#[test]
+fn file_contents_scatter_into_ranges_and_gather_back() {
+    let memory = region();
+    let mut file = tempfile::tempfile().unwrap();
+    let content: Vec<u8> = (0..6000u32).map(|i| i as u8).collect();
+    file.write_all(&content).unwrap();
+    let ranges = [(BASE.offset(100), 4000), (BASE, 0), (BASE.offset(2 * PAGE_SIZE), 1000)];
+    memory.read_from_file_vectored_at(&file, 500, &ranges).unwrap();
+    let mut second = vec![0; 1000];
+    memory.read(BASE.offset(2 * PAGE_SIZE), &mut second).unwrap();
+    assert_eq!(second, content[4500..5500]);
+
+    let copy = tempfile::tempfile().unwrap();
+    memory.write_to_file_vectored_at(&copy, 0, &ranges).unwrap();
+    let mut copied = vec![0; 5000];
+    std::os::unix::fs::FileExt::read_exact_at(&copy, &mut copied, 0).unwrap();
+    assert_eq!(copied, content[500..5500]);
+}
+
+#[test]
+fn more_ranges_than_one_system_call_takes_are_moved() {
+    let memory = region();
+    let file = tempfile::tempfile().unwrap();
+    let ranges: Vec<(Gpa, u64)> = (0..3000).map(|i| (BASE.offset(i), 1)).collect();
+    memory.fill(BASE, 9, 3000).unwrap();
+    memory.write_to_file_vectored_at(&file, 0, &ranges).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 3000);
+}
+
+#[test]
+fn a_file_that_ends_early_and_a_range_outside_are_errors() {
+    let memory = region();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(10).unwrap();
+    assert!(matches!(memory.read_from_file_at(&file, 0, BASE, 11), Err(MemoryError::File { .. })));
+    assert!(matches!(memory.read_from_file_at(&file, u64::MAX, BASE, 1), Err(MemoryError::File { .. })));
+    let ranges = [(BASE, 16), (BASE.offset(BYTES), 1)];
+    assert!(matches!(memory.write_to_file_vectored_at(&file, 0, &ranges), Err(MemoryError::Outside { .. })));
+    assert_eq!(file.metadata().unwrap().len(), 10);
+}
