@@ -1,1 +1,3 @@
 //! Virtual switch, packet inspector, containment and capture.
+
+pub mod packet;
