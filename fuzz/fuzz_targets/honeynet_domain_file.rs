@@ -1,0 +1,6 @@
+//! Domain files: any text is read or refused, never a panic.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let _ = honeynet::domain_file::parse(text);
+});

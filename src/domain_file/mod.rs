@@ -1,0 +1,11 @@
+//! Domain files: what xl.cfg(5) says of a domain, read into one struct. Pure: paths are not looked at.
+//!
+//! `syntax` reads the text, `disk` and `vif` their specifications; here the keys get their meaning. Keys of xl that mean
+//! nothing to a paravirtual domain of ours, unknown keys and keys that stand twice are warnings. Our own begin with `hn_`.
+
+pub mod disk;
+mod domain;
+pub mod syntax;
+pub mod vif;
+
+pub use domain::{DomainFile, DomainFileError, MEMORY_MAX_MIB, OnExit, Parsed, is_name, parse};

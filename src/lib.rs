@@ -1,0 +1,6 @@
+//! The toolstack: domain files, the honeynet file, the supervisor of the house's processes, and the command line.
+//!
+//! A library beside the binary so that its parsers can be tested and fuzzed.
+
+pub mod domain_file;
+pub mod honeynet_file;
