@@ -1,6 +1,9 @@
 //! The VMM: Xen PV domains over KVM.
 
 pub mod config;
+pub mod errno;
+pub mod evtchn;
 pub mod grant;
 pub mod memory;
 pub mod ring;
+pub mod xenbus;
