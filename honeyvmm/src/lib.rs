@@ -1,6 +1,7 @@
 //! The VMM: Xen PV domains over KVM.
 
 pub mod config;
+pub mod disk;
 pub mod errno;
 pub mod evtchn;
 pub mod grant;
