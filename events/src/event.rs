@@ -50,7 +50,16 @@ pub struct Event {
 impl Event {
     /// An event of this id at this time, with no details yet.
     pub fn new(id: EventId, timestamp: Timestamp) -> Event {
-        Event { id, timestamp, severity: id.severity(), domain: None, domid: None, flow: None, session: None, body: Map::new() }
+        Event {
+            id,
+            timestamp,
+            severity: id.severity(),
+            domain: None,
+            domid: None,
+            flow: None,
+            session: None,
+            body: Map::new(),
+        }
     }
 
     /// The same event, about this domain.

@@ -3,8 +3,15 @@
 //! An event is JSON in the shape of Suricata's EVE, carried as the MSG of one RFC 5424 message whose MSGID is the event id.
 //! No async runtime and no database here: every process of the house links this crate.
 
+pub mod emitter;
 mod event;
+pub mod framing;
 mod id;
+mod stored;
+pub mod syslog;
+pub mod wire;
 
+pub use emitter::Emitter;
 pub use event::{Event, FlowTuple};
 pub use id::{EventId, Severity};
+pub use stored::{ReadError, StoredEvent};
