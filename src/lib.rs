@@ -2,5 +2,9 @@
 //!
 //! A library beside the binary so that its parsers can be tested and fuzzed.
 
+pub mod cli;
 pub mod domain_file;
 pub mod honeynet_file;
+pub mod jail;
+pub mod state;
+pub mod supervisor;

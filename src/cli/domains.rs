@@ -1,0 +1,160 @@
+//! Commands about domains, and how their answers are printed.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::args::Create;
+use super::{Connection, Failure, console};
+use crate::state::State;
+use crate::supervisor::protocol::{self, Request};
+
+/// How often `shutdown -w` looks whether the domain is gone.
+const GONE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Prints answers.
+pub struct Printer {
+    /// As JSON, as they came.
+    pub json: bool,
+}
+
+impl Printer {
+    /// Prints nothing but, where asked for, the JSON.
+    pub fn done(&self, answer: &Value) -> Result<(), Failure> {
+        if self.json {
+            print(&format!("{answer}\n"))?;
+        }
+        Ok(())
+    }
+
+    /// xl's list.
+    pub fn list(&self, rows: &Value) -> Result<(), Failure> {
+        if self.json {
+            return self.done(rows);
+        }
+        let mut text =
+            String::from("Name                                        ID   Mem VCPUs\tState\tTime(s)\n");
+        for row in rows.as_array().into_iter().flatten() {
+            text.push_str(&format!(
+                "{:<40} {:>5} {:>5} {:>5}     {}  {:>8.1}\n",
+                row["name"].as_str().unwrap_or("?"),
+                row["domid"],
+                row["mem_mib"],
+                row["vcpus"],
+                row["state"].as_str().unwrap_or("------"),
+                row["time_s"].as_f64().unwrap_or(0.0),
+            ));
+        }
+        print(&text)
+    }
+
+    /// An array of lines.
+    pub fn lines(&self, lines: &Value) -> Result<(), Failure> {
+        if self.json {
+            return self.done(lines);
+        }
+        let lines = lines.as_array().into_iter().flatten().filter_map(Value::as_str);
+        print(&lines.flat_map(|line| [line, "\n"]).collect::<String>())
+    }
+
+    /// Names and values, indented where they are inside each other.
+    pub fn tree(&self, answer: &Value) -> Result<(), Failure> {
+        if self.json {
+            return self.done(answer);
+        }
+        let mut text = String::new();
+        write_tree(&mut text, answer, 0);
+        print(&text)
+    }
+}
+
+fn write_tree(text: &mut String, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let mut entry = |key: &str, value: &Value| match value {
+        Value::Object(_) | Value::Array(_) => {
+            text.push_str(&format!("{indent}{key}:\n"));
+            write_tree(text, value, depth + 1);
+        }
+        Value::String(string) => text.push_str(&format!("{indent}{key}: {}\n", string.escape_debug())),
+        other => text.push_str(&format!("{indent}{key}: {other}\n")),
+    };
+    match value {
+        Value::Object(entries) => entries.iter().for_each(|(key, value)| entry(key, value)),
+        Value::Array(entries) => {
+            entries.iter().enumerate().for_each(|(index, value)| entry(&index.to_string(), value))
+        }
+        Value::String(string) => string.lines().for_each(|line| text.push_str(&format!("{indent}{line}\n"))),
+        other => text.push_str(&format!("{indent}{other}\n")),
+    }
+}
+
+// `println!` panics where the reader of a pipe has gone; that is no failure of ours.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// `create`.
+pub fn create(state: &State, out: &Printer, create: Create) -> Result<(), Failure> {
+    let path = &create.domain_file;
+    let file = std::fs::read_to_string(path);
+    let file = file.map_err(|error| Failure::new(format!("{} cannot be read: {error}", path.display())))?;
+    let named = |error: &dyn std::error::Error| Failure::new(format!("{}: {error}", path.display()));
+    // Looked at here as well, so that a wrong file starts no supervisor, and the sentence names it.
+    let parsed = crate::domain_file::parse(&file).map_err(|error| named(&error))?;
+    for warning in &parsed.warnings {
+        eprintln!("honeynet: {}: warning: {warning}", path.display());
+    }
+    let mut connection = Connection::open_or_start(state)?;
+    let request = protocol::Create { file, folder: std::env::current_dir()?, paused: create.paused };
+    let row = connection.request(&Request::Create(request))?;
+    out.done(&row)?;
+    if create.console {
+        let name = row["domid"].to_string();
+        return console::attach(connection, name);
+    }
+    Ok(())
+}
+
+/// `shutdown`, waiting where a name is given.
+pub fn ask_to_go(
+    state: &State,
+    out: &Printer,
+    request: Request,
+    wait: Option<String>,
+) -> Result<(), Failure> {
+    let mut connection = Connection::open(state)?;
+    // The number stays its own; the name may be another domain's after a restart.
+    let domid = match &wait {
+        Some(name) => {
+            Some(connection.request(&Request::List { name: Some(name.clone()) })?[0]["domid"].to_string())
+        }
+        None => None,
+    };
+    let answer = connection.request(&request)?;
+    if let Some(domid) = domid {
+        while is_there(&mut connection, &domid)? {
+            std::thread::sleep(GONE_INTERVAL);
+        }
+    }
+    out.done(&answer)
+}
+
+fn is_there(connection: &mut Connection, domid: &str) -> Result<bool, Failure> {
+    let rows = connection.request(&Request::List { name: None })?;
+    let mut rows = rows.as_array().into_iter().flatten();
+    let row = rows.find(|row| row["domid"].to_string() == domid);
+    Ok(row.is_some_and(|row| !row["state"].as_str().is_some_and(|state| state.contains(['s', 'c']))))
+}
+
+/// `down`.
+pub fn down(state: &State, out: &Printer) -> Result<(), Failure> {
+    let Some(mut connection) = Connection::try_open(state)? else {
+        return out.done(&json!({ "was_up": false }));
+    };
+    connection.request(&Request::Down)?;
+    out.done(&json!({ "was_up": true }))
+}

@@ -1,0 +1,91 @@
+//! The state directory: which file lies where. Makes folders, opens nothing else.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Where it is when nobody says otherwise.
+pub const STATE_DEFAULT: &str = "/var/lib/honeynet";
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct State {
+    root: PathBuf,
+}
+
+impl State {
+    /// This directory.
+    pub fn new(root: impl Into<PathBuf>) -> State {
+        State { root: root.into() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Sockets and locks of the running honeynet; empty when it is down.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// The supervisor's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("honeynet.sock")
+    }
+
+    /// Held locked by the supervisor as long as it lives.
+    pub fn lock(&self) -> PathBuf {
+        self.run().join("supervisor.lock")
+    }
+
+    /// What the supervisor has to say.
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.root.join("supervisor.log")
+    }
+
+    /// logsink's socket for events.
+    pub fn events_socket(&self) -> PathBuf {
+        self.run().join("events.sock")
+    }
+
+    /// Console log, layers and dumps of one domain.
+    pub fn domain(&self, name: &str) -> PathBuf {
+        self.root.join("domains").join(name)
+    }
+
+    /// Cases.
+    pub fn evidence(&self) -> PathBuf {
+        self.root.join("evidence")
+    }
+
+    /// FIM baselines.
+    pub fn baselines(&self) -> PathBuf {
+        self.root.join("baselines")
+    }
+
+    /// Kernels and images, by the hash of what made them.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Captures of each domain.
+    pub fn pcap(&self) -> PathBuf {
+        self.root.join("pcap")
+    }
+
+    /// Journal and store of events.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// The dashboard's password, hashed.
+    pub fn password(&self) -> PathBuf {
+        self.root.join("dashboard").join("password.argon2")
+    }
+
+    /// Makes this folder, and those above it, readable for the caller only.
+    pub fn make(&self, folder: &Path) -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+}

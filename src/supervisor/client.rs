@@ -1,0 +1,120 @@
+//! One client of the supervisor's socket: requests in, answers out, a line each.
+
+use std::error::Error;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::house::{House, HouseError};
+use super::launch;
+use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
+
+/// What of a VMM's log is sent; it is the end that one wants to see.
+const LOG_TAIL_BYTES_MAX: usize = 64 * 1024;
+
+/// What the connection is after a request was served.
+enum After {
+    Answer(Value),
+    Closed,
+}
+
+/// Serves one connection to its end; `down` is called once when the client asks for it.
+pub fn serve(house: &Arc<House>, socket: UnixStream, down: &dyn Fn()) -> io::Result<()> {
+    let mut reader = BufReader::new(socket.try_clone()?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = Read::take(&mut reader, REQUEST_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let reply = match serde_json::from_slice::<Request>(&line) {
+            Err(error) => Reply::Error { error: format!("the request is not understood: {error}"), code: 2 },
+            Ok(Request::Down) => {
+                house.close();
+                down();
+                Reply::Ok { ok: json!({}) }
+            }
+            Ok(request) => match answer(house, request, &socket) {
+                Ok(After::Answer(ok)) => Reply::Ok { ok },
+                Ok(After::Closed) => return Ok(()),
+                Err(error) => Reply::Error { error: sentence(&error), code: code(&error) },
+            },
+        };
+        let mut text = serde_json::to_string(&reply)?;
+        text.push('\n');
+        (&socket).write_all(text.as_bytes())?;
+    }
+}
+
+fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<After, HouseError> {
+    let answer = match request {
+        Request::List { name: None } => {
+            json!(house.domains().iter().map(|domain| domain.row()).collect::<Vec<_>>())
+        }
+        Request::List { name: Some(name) } => json!([house.domain(&name)?.row()]),
+        Request::Create(create) => house.create(create)?,
+        Request::Pause { name } => house.pause(&*house.domain(&name)?)?,
+        Request::Unpause { name } => house.unpause(&*house.domain(&name)?)?,
+        Request::Shutdown { name } => house.ask(&*house.domain(&name)?, "shutdown")?,
+        Request::Reboot { name } => house.ask(&*house.domain(&name)?, "reboot")?,
+        Request::XenstoreLs { name } => house.ask(&*house.domain(&name)?, "xenstore-ls")?,
+        Request::DomainInfo { name } => house.ask(&*house.domain(&name)?, "info")?,
+        Request::Destroy { name } => {
+            house.destroy(&house.domain(&name)?)?;
+            json!({})
+        }
+        Request::Info => info(house),
+        Request::Dmesg { name: None } => json!(house.announcer.lines()),
+        Request::Dmesg { name: Some(name) } => vmm_lines(house, &house.domain(&name)?.file.name),
+        Request::Console { name } => {
+            let domain = house.domain(&name)?;
+            domain.console.attach(socket)?;
+            return Ok(After::Closed);
+        }
+        Request::Snapshot { .. } => return Err(HouseError::NotBuilt { what: "snapshot" }),
+        Request::FimBaseline { .. } => return Err(HouseError::NotBuilt { what: "fim baseline" }),
+        Request::FimCheck { .. } => return Err(HouseError::NotBuilt { what: "fim check" }),
+        Request::Net => return Err(HouseError::NotBuilt { what: "net" }),
+        // Served before this is asked; the connection ends there.
+        Request::Down => json!({}),
+    };
+    Ok(After::Answer(answer))
+}
+
+fn info(house: &House) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "state": house.state.root(),
+        "domains": house.domains().len(),
+        "memory_available_mib": super::resources::available_bytes().map(|bytes| bytes >> 20),
+    })
+}
+
+fn vmm_lines(house: &House, name: &str) -> Value {
+    let bytes = std::fs::read(launch::vmm_log(&house.state, name)).unwrap_or_default();
+    let tail = &bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES_MAX)..];
+    json!(String::from_utf8_lossy(tail).lines().collect::<Vec<_>>())
+}
+
+fn code(error: &HouseError) -> u8 {
+    match error {
+        HouseError::NoDomain { .. } => 3,
+        _ => 1,
+    }
+}
+
+/// An error and its sources as one sentence.
+pub fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

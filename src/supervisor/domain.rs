@@ -1,0 +1,303 @@
+//! One domain, as the supervisor knows it.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::cgroup::MemoryGroup;
+use super::console::Console;
+use super::control::{Control, ExitReason, Notice};
+use super::resources::Disk;
+use crate::domain_file::{DomainFile, OnExit};
+
+/// Where a domain stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Its process is being set up.
+    Starting,
+    /// Its vcpus may run.
+    Running,
+    /// They may not.
+    Paused,
+    /// It ended as asked and is preserved.
+    Shutdown,
+    /// It crashed and is preserved.
+    Crashed,
+    /// It is being taken down.
+    Dying,
+}
+
+/// How the process of a domain ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// Its first vcpu never ran; who asked for it has been told.
+    NeverStarted,
+    /// `destroy` was asked for.
+    Destroyed,
+    /// The guest powered off or suspended.
+    Poweroff,
+    /// The guest wants to start anew.
+    Reboot,
+    /// The guest crashed, or its process was killed or failed.
+    Crash {
+        /// More about it.
+        detail: Value,
+    },
+}
+
+/// A domain.
+pub struct Domain {
+    /// Its number.
+    pub domid: u32,
+    /// What it was built from.
+    pub file: DomainFile,
+    /// Where relative paths of the file start.
+    pub folder: PathBuf,
+    /// Its uuid.
+    pub uuid: [u8; 16],
+    /// MAC addresses of its vifs.
+    pub macs: Vec<String>,
+    /// RAM; kept to be read from outside.
+    pub ram: File,
+    /// Disks; kept to be read from outside, and locked as long as the domain is here.
+    pub disks: Vec<Disk>,
+    /// The control socket of its process.
+    pub control: Control,
+    /// Its console.
+    pub console: Arc<Console>,
+    /// When it was built.
+    pub built: Instant,
+    // Locked for short looks and changes only, never over a request to the domain's process.
+    status: Mutex<Status>,
+    changed: Condvar,
+}
+
+struct Status {
+    name: String,
+    life: Life,
+    destroy_wanted: bool,
+    gone: bool,
+    notice: Option<(ExitReason, Value)>,
+    process: Option<Process>,
+    cpu_time_s: f64,
+}
+
+struct Process {
+    pid: u32,
+    // Removed with the process.
+    _group: Option<MemoryGroup>,
+}
+
+impl Domain {
+    /// A domain whose process is about to start.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part that the domain is made of, named at the one call"
+    )]
+    pub fn new(
+        domid: u32,
+        file: DomainFile,
+        folder: PathBuf,
+        uuid: [u8; 16],
+        macs: Vec<String>,
+        ram: File,
+        disks: Vec<Disk>,
+        control: Control,
+        console: Arc<Console>,
+    ) -> Domain {
+        let status = Status {
+            name: file.name.clone(),
+            life: Life::Starting,
+            destroy_wanted: false,
+            gone: false,
+            notice: None,
+            process: None,
+            cpu_time_s: 0.0,
+        };
+        let (status, changed) = (Mutex::new(status), Condvar::new());
+        let built = Instant::now();
+        Domain { domid, file, folder, uuid, macs, ram, disks, control, console, built, status, changed }
+    }
+
+    /// Its name now; `rename-restart` changes it.
+    pub fn name(&self) -> String {
+        self.status().name.clone()
+    }
+
+    /// Gives it another name.
+    pub fn rename(&self, name: String) {
+        self.status().name = name;
+    }
+
+    /// Where it stands.
+    pub fn life(&self) -> Life {
+        self.status().life
+    }
+
+    /// Moves it on.
+    pub fn set_life(&self, life: Life) {
+        self.status().life = life;
+        self.changed.notify_all();
+    }
+
+    /// The process started.
+    pub fn set_process(&self, pid: u32, group: Option<MemoryGroup>) {
+        let mut status = self.status();
+        // It may be gone before its number arrives here.
+        if !status.gone {
+            status.process = Some(Process { pid, _group: group });
+        }
+    }
+
+    /// The pid, while there is a process.
+    pub fn pid(&self) -> Option<u32> {
+        self.status().process.as_ref().map(|process| process.pid)
+    }
+
+    /// Notes that its end is wanted, so that it is no crash.
+    pub fn want_destroyed(&self) {
+        let mut status = self.status();
+        status.destroy_wanted = true;
+        status.life = Life::Dying;
+    }
+
+    /// Takes what the process said unasked.
+    pub fn take_notice(&self, notice: Notice) {
+        let mut status = self.status();
+        match notice {
+            Notice::Started if status.life == Life::Starting => status.life = Life::Running,
+            Notice::Started => {}
+            Notice::Exit { reason, detail } => status.notice = Some((reason, detail)),
+        }
+        drop(status);
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is no longer starting; answers whether it runs.
+    pub fn wait_started(&self, timeout: Duration) -> bool {
+        let waited =
+            self.changed.wait_timeout_while(self.status(), timeout, |status| status.life == Life::Starting);
+        let (status, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        matches!(status.life, Life::Running | Life::Paused)
+    }
+
+    /// Waits until its process is gone.
+    pub fn wait_gone(&self, timeout: Duration) -> bool {
+        let waited =
+            self.changed.wait_timeout_while(self.status(), timeout, |status| status.process.is_some());
+        let (status, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        status.process.is_none()
+    }
+
+    /// The process ended; says how it is to be understood.
+    pub fn process_ended(&self, exit: ExitStatus) -> Ending {
+        let mut status = self.status();
+        let never_started = status.life == Life::Starting;
+        let ending = match (status.destroy_wanted, status.notice.take()) {
+            _ if never_started => Ending::NeverStarted,
+            (true, _) => Ending::Destroyed,
+            (false, Some((ExitReason::Poweroff | ExitReason::Suspend, _))) => Ending::Poweroff,
+            (false, Some((ExitReason::Reboot, _))) => Ending::Reboot,
+            (false, Some((ExitReason::Crash, detail))) => Ending::Crash { detail },
+            (false, None) => Ending::Crash { detail: json!(describe(exit)) },
+        };
+        status.process = None;
+        status.gone = true;
+        status.life = Life::Dying;
+        drop(status);
+        self.changed.notify_all();
+        ending
+    }
+
+    /// What the file says is to be done about this ending.
+    pub fn action(&self, ending: &Ending) -> OnExit {
+        match ending {
+            Ending::NeverStarted | Ending::Destroyed => OnExit::Destroy,
+            Ending::Poweroff => self.file.on_poweroff,
+            Ending::Reboot => self.file.on_reboot,
+            Ending::Crash { .. } => self.file.on_crash,
+        }
+    }
+
+    /// Processor time of its process so far, in seconds.
+    pub fn cpu_time_s(&self) -> f64 {
+        let mut status = self.status();
+        if let Some(seconds) = status.process.as_ref().and_then(|process| process_cpu_time_s(process.pid)) {
+            status.cpu_time_s = seconds;
+        }
+        status.cpu_time_s
+    }
+
+    /// xl's six state letters.
+    pub fn state_letters(&self) -> &'static str {
+        let (life, pid) = {
+            let status = self.status();
+            (status.life, status.process.as_ref().map(|process| process.pid))
+        };
+        match life {
+            Life::Starting | Life::Paused => "--p---",
+            Life::Running if pid.is_some_and(has_running_thread) => "r-----",
+            Life::Running => "-b----",
+            Life::Shutdown => "---s--",
+            Life::Crashed => "----c-",
+            Life::Dying => "-----d",
+        }
+    }
+
+    /// The row of `list`.
+    pub fn row(&self) -> Value {
+        json!({
+            "name": self.name(),
+            "domid": self.domid,
+            "mem_mib": self.file.memory_mib,
+            "vcpus": 1,
+            "state": self.state_letters(),
+            "time_s": self.cpu_time_s(),
+            "pid": self.pid(),
+            "uuid": uuid_text(self.uuid),
+            "macs": self.macs,
+            "address": self.file.address,
+            "publish": self.file.publish,
+        })
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The usual text form of a uuid.
+pub fn uuid_text(uuid: [u8; 16]) -> String {
+    let hex = hex::encode(uuid);
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+fn describe(exit: ExitStatus) -> String {
+    match (exit.signal(), exit.code()) {
+        (Some(signal), _) => format!("its process was killed by signal {signal}"),
+        (None, Some(code)) => format!("its process ended with code {code}"),
+        (None, None) => "its process ended".to_owned(),
+    }
+}
+
+/// proc_pid_stat(5): fields 14 and 15, in ticks of 1/100 s.
+fn process_cpu_time_s(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user + system) / 100.0)
+}
+
+fn has_running_thread(pid: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+    })
+}

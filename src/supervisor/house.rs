@@ -1,0 +1,331 @@
+//! All domains, and what can be asked of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use events::{Event, EventId};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::announce::Announcer;
+use super::console::ConsoleError;
+use super::control::ControlError;
+use super::domain::{Domain, Ending, Life};
+use super::launch::{self, LaunchError, Plan};
+use super::protocol::Create;
+use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
+use crate::state::State;
+
+/// A domain that lived shorter than this is not restarted, or it would restart for ever.
+const RESTART_LIFE_MIN: Duration = Duration::from_secs(1);
+/// How long a domain process may take to go after it was asked to, before it is killed.
+const GOING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Domains of one box.
+const DOMAINS_MAX: usize = 256;
+
+/// Why something did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum HouseError {
+    /// No such domain.
+    #[error("there is no domain {name}")]
+    NoDomain {
+        /// As asked for.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("there is a domain {name} already")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// Too many.
+    #[error("there are {DOMAINS_MAX} domains already")]
+    Full,
+    /// The domain file is wrong.
+    #[error(transparent)]
+    File(#[from] DomainFileError),
+    /// It could not be built.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The domain is in the wrong state.
+    #[error("domain {name} is {is}, not {wanted}")]
+    State {
+        /// The domain.
+        name: String,
+        /// What it is.
+        is: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// Its process did not do it.
+    #[error("domain {name}: {error}")]
+    Control {
+        /// The domain.
+        name: String,
+        /// Why.
+        error: ControlError,
+    },
+    /// Its console is not to be had.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// This build lacks it.
+    #[error("{what} is not part of this build yet")]
+    NotBuilt {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// It is still there.
+    #[error("the process of domain {name} does not go")]
+    Stays {
+        /// The domain.
+        name: String,
+    },
+}
+
+/// The house.
+pub struct House {
+    /// Its state directory.
+    pub state: State,
+    /// Its voice.
+    pub announcer: Announcer,
+    // Locked for looks and changes of the table only, never while a domain is built or asked.
+    domains: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    domains: BTreeMap<u32, Arc<Domain>>,
+    // Names of domains that are being built.
+    building: Vec<String>,
+    last_domid: u32,
+    closing: bool,
+}
+
+impl House {
+    /// An empty house.
+    pub fn new(state: State) -> Arc<House> {
+        Arc::new(House { state, announcer: Announcer::default(), domains: Mutex::new(Table::default()) })
+    }
+
+    /// All domains, by number.
+    pub fn domains(&self) -> Vec<Arc<Domain>> {
+        self.table().domains.values().cloned().collect()
+    }
+
+    /// The domain of this name or number.
+    pub fn domain(&self, name: &str) -> Result<Arc<Domain>, HouseError> {
+        let table = self.table();
+        let by_name = table.domains.values().find(|domain| domain.name() == name);
+        let by_number = || name.parse().ok().and_then(|domid: u32| table.domains.get(&domid));
+        by_name.or_else(by_number).cloned().ok_or_else(|| HouseError::NoDomain { name: name.to_owned() })
+    }
+
+    /// Builds and starts a domain.
+    pub fn create(self: &Arc<House>, create: Create) -> Result<Value, HouseError> {
+        let parsed = domain_file::parse(&create.file)?;
+        let uuid = parsed.file.uuid.unwrap_or_else(new_uuid);
+        let domain = self.build(parsed.file, create.folder, uuid)?;
+        if create.paused {
+            self.pause(&domain)?;
+        }
+        let mut row = domain.row();
+        row["warnings"] = json!(parsed.warnings);
+        Ok(row)
+    }
+
+    fn build(
+        self: &Arc<House>,
+        file: DomainFile,
+        folder: std::path::PathBuf,
+        uuid: [u8; 16],
+    ) -> Result<Arc<Domain>, HouseError> {
+        let name = file.name.clone();
+        let domid = self.reserve(&name)?;
+        let house = Arc::clone(self);
+        let plan = Plan { domid, file, folder, uuid };
+        let launched = launch::launch(&self.state, plan, move |domain, exit| {
+            let ending = domain.process_ended(exit);
+            house.ended(&domain, ending);
+        });
+        let mut table = self.table();
+        table.building.retain(|building| *building != name);
+        let domain = launched?;
+        // It may have ended while we were on the way here; then it is not to be entered any more.
+        if domain.pid().is_some() || matches!(domain.life(), Life::Shutdown | Life::Crashed) {
+            table.domains.insert(domid, Arc::clone(&domain));
+        }
+        drop(table);
+        let started = Event::new(EventId::DomainStarted, Timestamp::now()).domain(name, Some(domid));
+        self.announcer.event(&started.with("memory_mib", domain.file.memory_mib));
+        Ok(domain)
+    }
+
+    fn reserve(&self, name: &str) -> Result<u32, HouseError> {
+        let mut table = self.table();
+        let taken = table.building.iter().any(|building| building == name)
+            || table.domains.values().any(|domain| domain.name() == name);
+        if taken {
+            return Err(HouseError::Exists { name: name.to_owned() });
+        }
+        if table.closing || table.domains.len() + table.building.len() >= DOMAINS_MAX {
+            return Err(HouseError::Full);
+        }
+        table.building.push(name.to_owned());
+        table.last_domid += 1;
+        Ok(table.last_domid)
+    }
+
+    /// Stops the vcpus; answers what the process says of them.
+    pub fn pause(&self, domain: &Domain) -> Result<Value, HouseError> {
+        self.must_be(domain, Life::Running, "running")?;
+        let registers = self.ask(domain, "pause")?;
+        domain.set_life(Life::Paused);
+        self.tell(EventId::DomainPaused, domain);
+        Ok(registers)
+    }
+
+    /// Lets the vcpus run again.
+    pub fn unpause(&self, domain: &Domain) -> Result<Value, HouseError> {
+        self.must_be(domain, Life::Paused, "paused")?;
+        let answer = self.ask(domain, "unpause")?;
+        domain.set_life(Life::Running);
+        self.tell(EventId::DomainUnpaused, domain);
+        Ok(answer)
+    }
+
+    /// One request to the domain's process.
+    pub fn ask(&self, domain: &Domain, op: &str) -> Result<Value, HouseError> {
+        domain.control.request(op).map_err(|error| HouseError::Control { name: domain.name(), error })
+    }
+
+    /// Takes a domain down at once, preserved ones too.
+    pub fn destroy(&self, domain: &Arc<Domain>) -> Result<(), HouseError> {
+        domain.want_destroyed();
+        match domain.pid() {
+            None => self.forget(domain),
+            Some(pid) => {
+                // A process that answers goes by itself; one that does not is killed.
+                if domain.control.request("destroy").is_err() || !domain.wait_gone(GOING_TIMEOUT) {
+                    launch::kill(pid);
+                }
+                if !domain.wait_gone(GOING_TIMEOUT) {
+                    return Err(HouseError::Stays { name: domain.name() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all domains down and builds none any more.
+    pub fn close(&self) {
+        self.table().closing = true;
+        for domain in self.domains() {
+            if let Err(error) = self.destroy(&domain) {
+                tracing::error!(%error, "a domain does not go");
+            }
+        }
+    }
+
+    fn ended(self: &Arc<House>, domain: &Arc<Domain>, ending: Ending) {
+        let (id, detail) = match &ending {
+            Ending::NeverStarted => return,
+            Ending::Destroyed => (EventId::DomainStopped, json!("destroyed")),
+            Ending::Poweroff => (EventId::DomainStopped, json!("poweroff")),
+            Ending::Reboot => (EventId::DomainStopped, json!("reboot")),
+            Ending::Crash { detail } => (EventId::DomainCrashed, detail.clone()),
+        };
+        let event = Event::new(id, Timestamp::now()).domain(domain.name(), Some(domain.domid));
+        self.announcer.event(&event.with("reason", detail));
+        let restart = |house: &Arc<House>| house.restart(domain);
+        match domain.action(&ending) {
+            OnExit::Destroy => self.forget(domain),
+            OnExit::Preserve => self.preserve(domain, &ending),
+            OnExit::Restart => {
+                self.forget(domain);
+                restart(self);
+            }
+            OnExit::RenameRestart => {
+                domain.rename(format!("{}-{}", domain.name(), domain.domid));
+                self.preserve(domain, &ending);
+                restart(self);
+            }
+            OnExit::CoredumpDestroy => {
+                self.dump(domain);
+                self.forget(domain);
+            }
+            OnExit::CoredumpRestart => {
+                self.dump(domain);
+                self.forget(domain);
+                restart(self);
+            }
+        }
+    }
+
+    fn preserve(&self, domain: &Domain, ending: &Ending) {
+        domain.set_life(match ending {
+            Ending::Crash { .. } => Life::Crashed,
+            _ => Life::Shutdown,
+        });
+    }
+
+    fn forget(&self, domain: &Domain) {
+        self.table().domains.remove(&domain.domid);
+    }
+
+    fn restart(self: &Arc<House>, domain: &Arc<Domain>) {
+        if domain.built.elapsed() < RESTART_LIFE_MIN {
+            self.announcer.line(&format!("domain {} ended too soon to be restarted", domain.file.name));
+            return;
+        }
+        if let Err(error) = self.build(domain.file.clone(), domain.folder.clone(), domain.uuid) {
+            self.announcer.line(&format!("domain {} is not restarted: {error}", domain.file.name));
+        }
+    }
+
+    /// The guest's RAM as it was at the end, raw, beside the console log.
+    fn dump(&self, domain: &Domain) {
+        let path = self.state.domain(&domain.file.name).join(format!("core-{}.raw", domain.domid));
+        let sentence = match super::resources::copy_ram(&domain.ram, &path) {
+            Ok(()) => format!("memory of domain {} is in {}", domain.file.name, path.display()),
+            Err(error) => format!("memory of domain {} is not written down: {error}", domain.file.name),
+        };
+        self.announcer.line(&sentence);
+    }
+
+    fn must_be(&self, domain: &Domain, wanted: Life, word: &'static str) -> Result<(), HouseError> {
+        let life = domain.life();
+        if life == wanted {
+            return Ok(());
+        }
+        let is = match life {
+            Life::Starting => "starting",
+            Life::Running => "running",
+            Life::Paused => "paused",
+            Life::Shutdown => "shut down",
+            Life::Crashed => "crashed",
+            Life::Dying => "dying",
+        };
+        Err(HouseError::State { name: domain.name(), is, wanted: word })
+    }
+
+    fn tell(&self, id: EventId, domain: &Domain) {
+        self.announcer.event(&Event::new(id, Timestamp::now()).domain(domain.name(), Some(domain.domid)));
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// RFC 9562, version 4.
+fn new_uuid() -> [u8; 16] {
+    let mut uuid = [0; 16];
+    if getrandom::fill(&mut uuid).is_err() {
+        // Without randomness uuids are still to differ within this box.
+        uuid[..8].copy_from_slice(&Timestamp::now().as_microsecond().to_be_bytes());
+    }
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}

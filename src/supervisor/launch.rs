@@ -1,0 +1,258 @@
+//! Building one domain: resources, the child's configuration, the child itself, and the way back when a step fails.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::MemoryGroup;
+use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
+use super::control::Control;
+use super::domain::{Domain, uuid_text};
+use super::process::{Descriptors, Program};
+use super::resources::{self, Disk, ResourceError, Vif};
+use crate::domain_file::DomainFile;
+use crate::jail::{DOMAIN_UID_BASE, Jail};
+use crate::state::State;
+
+/// How long a domain process may take until its first vcpu runs; a big kernel on a loaded host takes a second.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the child of role `honeyvmm` reads.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainProcess {
+    /// What it gives away first.
+    pub jail: Jail,
+    /// What it runs.
+    pub domain: DomainConfig,
+}
+
+/// Why a domain was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Something that it needs is not there.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
+    /// A recipe's name where a kernel must be.
+    #[error("domain {name} has no kernel")]
+    NoKernel {
+        /// The domain.
+        name: String,
+    },
+    /// A step failed.
+    #[error("domain {name}: cannot {step}")]
+    Step {
+        /// The domain.
+        name: String,
+        /// Which.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The child ended before its first vcpu ran.
+    #[error("domain {name} did not start: {reason}")]
+    Died {
+        /// The domain.
+        name: String,
+        /// The last line that it wrote.
+        reason: String,
+    },
+}
+
+/// A domain to be built.
+pub struct Plan {
+    /// Its number.
+    pub domid: u32,
+    /// Its file.
+    pub file: DomainFile,
+    /// Where the file's relative paths start.
+    pub folder: PathBuf,
+    /// Its uuid.
+    pub uuid: [u8; 16],
+}
+
+/// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
+pub fn launch(
+    state: &State,
+    plan: Plan,
+    ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
+) -> Result<Arc<Domain>, LaunchError> {
+    let name = plan.file.name.clone();
+    let step = |step: &'static str| {
+        let name = name.clone();
+        move |source: io::Error| LaunchError::Step { name, step, source }
+    };
+    let own = OwnFolder::make(state, &name).map_err(step("make its folder"))?;
+    let Some(kernel) = &plan.file.kernel else { return Err(LaunchError::NoKernel { name }) };
+    let kernel = resources::open("kernel", &plan.folder.join(kernel))?;
+    let ramdisk = plan.file.ramdisk.as_ref();
+    let ramdisk = ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?;
+    let disks = resources::disks(&plan.file, &plan.folder)?;
+    let vifs = resources::vifs(&plan.file, plan.uuid)?;
+    let ram = resources::ram(plan.file.memory_mib)?;
+    let kvm = resources::kvm()?;
+
+    let (control_ours, control_theirs) = UnixStream::pair().map_err(step("make its control socket"))?;
+    let (console_ours, console_theirs) = UnixStream::pair().map_err(step("make its console socket"))?;
+    let mut descriptors = Descriptors::default();
+    let mut hand = Hand { descriptors: &mut descriptors };
+    let config = DomainConfig {
+        name: name.clone(),
+        domid: plan.domid,
+        uuid: uuid_text(plan.uuid),
+        memory_mib: plan.file.memory_mib,
+        vcpus: 1,
+        cmdline: plan.file.cmdline.clone(),
+        kvm_fd: hand.descriptors.hand(kvm),
+        kernel_fd: hand.descriptors.hand(kernel),
+        ramdisk_fd: ramdisk.map(|file| hand.descriptors.hand(file)),
+        ram_fd: hand.descriptors.hand_copy(&ram).map_err(step("hand over its RAM"))?,
+        control_fd: hand.descriptors.hand(control_theirs),
+        console_fd: hand.descriptors.hand(console_theirs),
+        events_fd: hand.events(state),
+        disks: hand.disks(&disks).map_err(step("hand over its disks"))?,
+        vifs: hand.vifs(&vifs).map_err(step("hand over its vifs"))?,
+        uid: None,
+    };
+    let jail = Jail { uid: Some(DOMAIN_UID_BASE + plan.domid), isolated: true };
+    let vmm_log = fresh_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
+    let stderr = vmm_log.try_clone().map_err(step("open its log"))?;
+    let mut program = Program::new("honeyvmm", &DomainProcess { jail, domain: config }, stderr.into())
+        .map_err(step("write its configuration"))?;
+    program.descriptors = descriptors;
+    program.own_pids = true;
+
+    let (control, reader) = Control::new(control_ours).map_err(step("use its control socket"))?;
+    let log = LimitedLog::open(&own.path.join("console.log"), LOG_BYTES_MAX)
+        .map_err(step("open its console log"))?;
+    let console = Console::start(console_ours, log).map_err(step("read its console"))?;
+    let macs = vifs.iter().map(|vif| vif.mac.clone()).collect();
+    let memory_bytes = plan.file.memory_mib << 20;
+    let Plan { domid, file, folder, uuid } = plan;
+    let domain = Arc::new(Domain::new(domid, file, folder, uuid, macs, ram, disks, control, console));
+
+    let noticed = Arc::clone(&domain);
+    let notices = std::thread::Builder::new().name("control".into());
+    let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)));
+    let notices = notices.map_err(step("read its control socket"))?;
+    let waited = Arc::clone(&domain);
+    let started = program.start(move |exit| {
+        // Its last words are on the socket still.
+        let _ = notices.join();
+        ended(waited, exit);
+    });
+    let pid = started.map_err(step("start its process"))?;
+    let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
+        tracing::warn!(%error, name, "no memory limit for this domain's process");
+        None
+    });
+    domain.set_process(pid, group);
+    if domain.wait_started(START_TIMEOUT) {
+        own.keep();
+        return Ok(domain);
+    }
+    if domain.pid().is_some() {
+        domain.want_destroyed();
+        kill(pid);
+    }
+    Err(LaunchError::Died { name, reason: last_line(vmm_log) })
+}
+
+/// Ends a process of ours at once.
+pub fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // It may be gone already, which is what is wanted.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// The domain's folder; if it was made here and the domain does not come up, it goes again.
+struct OwnFolder {
+    path: PathBuf,
+    made: bool,
+}
+
+impl OwnFolder {
+    fn make(state: &State, name: &str) -> io::Result<OwnFolder> {
+        let path = state.domain(name);
+        let made = !path.exists();
+        state.make(&path)?;
+        Ok(OwnFolder { path, made })
+    }
+
+    fn keep(mut self) {
+        self.made = false;
+    }
+}
+
+impl Drop for OwnFolder {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+struct Hand<'a> {
+    descriptors: &'a mut Descriptors,
+}
+
+impl Hand<'_> {
+    fn disks(&mut self, disks: &[Disk]) -> io::Result<Vec<DiskConfig>> {
+        let hand = |disk: &Disk| {
+            Ok(DiskConfig {
+                vdev: disk.spec.vdev.clone(),
+                base_fd: self.descriptors.hand_copy(&disk.base)?,
+                layer_fd: disk.layer.as_ref().map(|layer| self.descriptors.hand_copy(layer)).transpose()?,
+                read_only: disk.spec.read_only,
+            })
+        };
+        disks.iter().map(hand).collect()
+    }
+
+    fn vifs(&mut self, vifs: &[Vif]) -> io::Result<Vec<VifConfig>> {
+        let hand = |vif: &Vif| {
+            Ok(VifConfig {
+                mac: vif.mac.clone(),
+                port_fd: self.descriptors.hand_copy(&vif.port.memory)?,
+                to_switch_fd: self.descriptors.hand_copy(&vif.port.to_switch)?,
+                from_switch_fd: self.descriptors.hand_copy(&vif.port.from_switch)?,
+            })
+        };
+        vifs.iter().map(hand).collect()
+    }
+
+    // Without logsink a domain runs all the same: a sensor never waits for the sink.
+    fn events(&mut self, state: &State) -> Option<i32> {
+        let socket = UnixStream::connect(state.events_socket()).ok()?;
+        Some(self.descriptors.hand(socket))
+    }
+}
+
+fn fresh_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(true).write(true).read(true).mode(0o600).open(path)
+}
+
+fn last_line(mut log: File) -> String {
+    let mut text = String::new();
+    let read =
+        log.seek(SeekFrom::Start(0)).and_then(|_| Read::take(&mut log, 64 * 1024).read_to_string(&mut text));
+    match (read, text.lines().rfind(|line| !line.trim().is_empty())) {
+        (Ok(_), Some(line)) => line.trim_start_matches("honeynet: ").to_owned(),
+        _ => "its process said nothing".to_owned(),
+    }
+}
+
+/// Where what the VMM of a domain wrote lies.
+pub fn vmm_log(state: &State, name: &str) -> PathBuf {
+    Path::new(&state.domain(name)).join("vmm.log")
+}

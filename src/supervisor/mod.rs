@@ -1,0 +1,21 @@
+//! The supervisor: the one privileged process that builds domains, starts the house's services and minds them all.
+//!
+//! Threads, not tasks: one for each child (it waits), each console, each control socket and each client. It reads no guest
+//! memory and parses nothing that a guest wrote but the short lines of the control socket.
+
+mod announce;
+mod cgroup;
+mod client;
+mod console;
+mod control;
+mod domain;
+mod house;
+mod launch;
+mod process;
+pub mod protocol;
+mod resources;
+mod run;
+
+pub use client::sentence;
+pub use launch::DomainProcess;
+pub use run::{SupervisorError, run};
