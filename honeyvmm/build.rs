@@ -1,0 +1,93 @@
+//! Builds the shim (`shim/`: freestanding C and assembly) for both backends, as a flat image and a list of its symbols.
+//!
+//! Not Rust, because no soft-float target of rustc is to be had from a distribution: the shim must leave the guest's vector registers
+//! alone, and rustc's host target uses them for copies.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const SOURCES: [&str; 3] = ["traps", "mmu", "hypercall"];
+const BACKENDS: [(&str, &str); 2] = [("pvm", "BACKEND_PVM"), ("hw", "BACKEND_HARDWARE")];
+const CFLAGS: [&str; 14] = [
+    "-O2",
+    "-ffreestanding",
+    "-fno-builtin",
+    "-fno-stack-protector",
+    "-mno-red-zone",
+    "-mgeneral-regs-only",
+    "-mfsgsbase",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-asynchronous-unwind-tables",
+    "-fcf-protection=none",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Werror",
+];
+const SYMBOLS: [&str; 15] = [
+    "vmm_call",
+    "resume",
+    "restore",
+    "window_begin",
+    "window_end",
+    "gate_exit",
+    "gate_call",
+    "gate_page_fault",
+    "gate_user",
+    "user_entries",
+    "kernel_entries",
+    "page_fault_entry",
+    "entries",
+    "irq_entry",
+    "main_top",
+];
+const STACK_SYMBOLS: [&str; 4] = ["trap_top", "ist_top", "fatal_top", "stack0_top"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=shim");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
+    for (name, define) in BACKENDS {
+        build(name, define, &out);
+    }
+}
+
+fn build(name: &str, define: &str, out: &Path) {
+    let define = format!("-D{define}");
+    let mut objects = Vec::new();
+    for source in SOURCES.iter().map(|s| format!("{s}.c")).chain([format!("entry_{name}.S")]) {
+        let object = out.join(format!("{source}.{name}.o"));
+        let mut gcc = Command::new("gcc");
+        gcc.arg(&define).args(CFLAGS).arg("-c").arg(format!("shim/{source}")).arg("-o").arg(&object);
+        run(&mut gcc);
+        objects.push(object);
+    }
+    let elf = out.join(format!("shim_{name}.elf"));
+    run(Command::new("ld").args(["-z", "noexecstack", "-T", "shim/shim.ld", "-o"]).arg(&elf).args(&objects));
+    run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(out.join(format!("shim_{name}.bin"))));
+    let listing = run(Command::new("nm").arg(&elf));
+    fs::write(out.join(format!("shim_{name}.rs")), symbols(&listing)).expect("the output folder can be written");
+}
+
+/// A Rust expression of type `Symbols`, from `nm`'s listing. What a backend lacks is 0.
+fn symbols(listing: &str) -> String {
+    let address = |wanted: &str| {
+        listing.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            let address = words.next()?;
+            (words.nth(1)? == wanted).then(|| address.to_owned())
+        })
+    };
+    let fields: String = SYMBOLS
+        .iter()
+        .chain(&STACK_SYMBOLS)
+        .map(|symbol| format!("{symbol}: 0x{}, ", address(symbol).unwrap_or_else(|| "0".into())))
+        .collect();
+    format!("Symbols {{ {fields} }}")
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e} (Debian: gcc, binutils)"));
+    assert!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

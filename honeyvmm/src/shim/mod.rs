@@ -1,0 +1,11 @@
+//! The shim: what runs inside the guest for us, its image and the memory it lives in. Its source is in `shim/`.
+
+mod area;
+mod descriptors;
+mod layout;
+mod views;
+
+pub use area::{Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, TrapInfo};
+pub use descriptors::{TR_ACCESS_BUSY, sanitized_descriptor};
+pub use layout::{Backend, Layout, SHIM_GPA, SHIM_VA, VCPUS_MAX, image, symbols};
+pub use views::{install_slots, populate};
