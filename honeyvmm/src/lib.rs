@@ -1,10 +1,16 @@
 //! The VMM: Xen PV domains over KVM.
 
+pub mod clock;
 pub mod config;
+pub mod cpuid;
 pub mod disk;
 pub mod errno;
 pub mod evtchn;
 pub mod grant;
+pub mod hypercall;
+pub mod kvm;
 pub mod memory;
+pub mod paging;
 pub mod ring;
+pub mod shim;
 pub mod xenbus;

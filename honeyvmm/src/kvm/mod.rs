@@ -1,0 +1,10 @@
+//! Everything that knows KVM: the virtual machine, a vcpu, and the probe that tells the backends apart.
+
+mod cpu_state;
+mod probe;
+mod vcpu;
+mod vm;
+
+pub use probe::probe;
+pub use vcpu::{Exit, Stop, Vcpu};
+pub use vm::{KvmError, Vm};
