@@ -1,5 +1,6 @@
 //! The VMM: Xen PV domains over KVM.
 
+pub mod builder;
 pub mod clock;
 pub mod config;
 pub mod cpuid;
