@@ -3,6 +3,7 @@
 pub mod builder;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod cpuid;
 pub mod disk;
 pub mod errno;
@@ -15,3 +16,4 @@ pub mod paging;
 pub mod ring;
 pub mod shim;
 pub mod xenbus;
+pub mod xenstore;

@@ -5,6 +5,8 @@
 //! The frontend is hostile: each index is read once, an entry is copied out before it is looked at, and our own indices are
 //! kept here, never read back. Rings of more than one page are not supported. What an entry means is the backend's business.
 
+pub mod bytes;
+
 use std::sync::atomic::{Ordering, fence};
 
 use crate::memory::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE};
