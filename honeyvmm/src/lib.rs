@@ -1,10 +1,12 @@
 //! The VMM: Xen PV domains over KVM.
 
+pub mod blkback;
 pub mod builder;
 pub mod clock;
 pub mod config;
 pub mod console;
 pub mod cpuid;
+pub mod device;
 pub mod disk;
 pub mod errno;
 pub mod evtchn;
