@@ -101,6 +101,12 @@ struct Connection {
     grants: GrantTable,
 }
 
+/// The memory of a request, in use until the data has moved.
+struct Held {
+    ranges: Vec<(Gpa, u64)>,
+    _pages: Vec<GrantedPage>,
+}
+
 /// Why a request failed: sorts the guest's doing from the host's.
 #[derive(Debug)]
 enum Failure {
@@ -236,17 +242,17 @@ impl Blkback {
             }
         };
         let access = if direction == Direction::Read { GrantAccess::Write } else { GrantAccess::Read };
-        // The pages are in use until the data has moved.
-        let (ranges, _pages) = connection.ranges(segments, access)?;
+        let held = connection.ranges(segments, access)?;
+        let ranges = &held.ranges;
         let bytes = ranges.iter().map(|(_, bytes)| bytes).sum();
         let offset = bytes_of(sector);
         match direction {
-            Direction::Read => self.disk.read_into_guest(offset, connection.memory.ram(), &ranges)?,
-            Direction::Write => self.disk.write_from_guest(offset, connection.memory.ram(), &ranges)?,
+            Direction::Read => self.disk.read_into_guest(offset, connection.memory.ram(), ranges)?,
+            Direction::Write => self.disk.write_from_guest(offset, connection.memory.ram(), ranges)?,
             Direction::FlushedWrite => {
                 self.disk.flush()?;
                 if bytes > 0 {
-                    self.disk.write_from_guest(offset, connection.memory.ram(), &ranges)?;
+                    self.disk.write_from_guest(offset, connection.memory.ram(), ranges)?;
                     self.disk.flush()?;
                 }
             }
@@ -281,12 +287,8 @@ impl Connection {
         Ok(bytes.as_chunks().0.iter().map(Segment::parse).collect::<Result<_, _>>()?)
     }
 
-    /// The memory behind segments, neighbours joined, and the pages to hold meanwhile.
-    fn ranges(
-        &self,
-        segments: &[Segment],
-        access: GrantAccess,
-    ) -> Result<(Vec<(Gpa, u64)>, Vec<GrantedPage>), Violation> {
+    /// The memory behind segments, neighbours joined.
+    fn ranges(&self, segments: &[Segment], access: GrantAccess) -> Result<Held, Violation> {
         let mut ranges: Vec<(Gpa, u64)> = Vec::with_capacity(segments.len());
         let mut pages = Vec::with_capacity(segments.len());
         for segment in segments {
@@ -298,7 +300,7 @@ impl Connection {
             }
             pages.push(page);
         }
-        Ok((ranges, pages))
+        Ok(Held { ranges, _pages: pages })
     }
 }
 

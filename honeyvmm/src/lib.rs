@@ -14,6 +14,7 @@ pub mod grant;
 pub mod hypercall;
 pub mod kvm;
 pub mod memory;
+pub mod netback;
 pub mod paging;
 pub mod ring;
 pub mod shim;
