@@ -1,1 +1,37 @@
-//! Evidence cases: memory and disk acquisition, dump formats, verification.
+//! Evidence: a domain's memory and disks as a case that anybody can verify, offline.
+//!
+//! ```text
+//! pause ─▶ copy_paused (RAM, layers) ─▶ unpause ─▶ finish ─▶ STATE/evidence/<case>/
+//!                                                             memory.elf memory.lime disk-<name>.raw disk-<name>.qcow2
+//!                                                             manifest.json manifest.sig custody.jsonl
+//! ```
+//!
+//! A case appears whole or not at all: it is written under a hidden name, synced, and then renamed.
+
+mod acquire;
+pub mod archive;
+mod canonical;
+pub mod case;
+pub mod custody;
+mod digest;
+pub mod elf_core;
+pub mod lime;
+mod manifest;
+pub mod qcow2;
+mod search;
+mod signature;
+mod sparse;
+mod vcpu;
+mod verify;
+pub mod vmcoreinfo;
+
+pub use acquire::{
+    AcquireError, Acquisition, CaseOptions, DiskReader, DiskSource, Frozen, OpenDisk, OpenedDisk, Progress,
+    copy_paused, finish,
+};
+pub use elf_core::RamRange;
+pub use manifest::{DomainInfo, Item, Manifest, ManifestError, VmcoreinfoHint};
+pub use search::{Hit, NEEDLE_BYTES_MAX, SearchError, search};
+pub use signature::{CaseKey, KeyError, SignatureVerdict};
+pub use vcpu::VcpuRegs;
+pub use verify::{ItemVerdict, VerifyReport, verify};
