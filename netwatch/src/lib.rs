@@ -6,5 +6,6 @@ pub mod community_id;
 pub mod containment;
 pub mod flow;
 pub mod netns;
+pub mod inspector;
 pub mod packet;
 pub mod uplink;
