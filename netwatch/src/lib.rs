@@ -5,7 +5,7 @@ pub mod capture;
 pub mod community_id;
 pub mod containment;
 pub mod flow;
-pub mod netns;
 pub mod inspector;
+pub mod netns;
 pub mod packet;
 pub mod uplink;

@@ -46,13 +46,20 @@ pub struct Cursor {
 
 /// Whether all detections match, one after the other.
 pub fn detections_match(detections: &[Detection], buffers: &Buffers<'_>) -> bool {
+    match_end(detections, buffers).is_some()
+}
+
+/// Whether all detections match, and if so the furthest byte of the payload that a content was found before; 0 where no content was.
+pub fn match_end(detections: &[Detection], buffers: &Buffers<'_>) -> Option<usize> {
     let start = Cursor { buffer: Buffer::Payload, at: 0 };
-    Evaluation { buffers, steps: 0 }.run(detections, start)
+    let mut evaluation = Evaluation { buffers, steps: 0, furthest: 0 };
+    evaluation.run(detections, start).then_some(evaluation.furthest)
 }
 
 struct Evaluation<'a> {
     buffers: &'a Buffers<'a>,
     steps: u32,
+    furthest: usize,
 }
 
 impl Evaluation<'_> {
@@ -98,6 +105,9 @@ impl Evaluation<'_> {
         }
         while let Some(found) = content.find(&data[start..end]) {
             let at = start + found + content.bytes.len();
+            if content.buffer == Buffer::Payload {
+                self.furthest = self.furthest.max(at);
+            }
             if self.run(rest, Cursor { buffer: content.buffer, at }) {
                 return true;
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use events::FlowTuple;
 
 use super::diagnostic::RuleDiagnostic;
-use super::evaluate::{Buffers, detections_match};
+use super::evaluate::{Buffers, detections_match, match_end};
 use super::flow::{Flow, FlowKey, FlowRecord, FlowTable};
 use super::header_test::{flow_matches, header_matches, test_matches};
 use super::http::{HttpMessage, http_messages};
@@ -274,7 +274,7 @@ impl<'a> Trial<'a> {
                 || (more
                     && !rule.needs_packet()
                     && !message.has_fired(index, WHOLE_MESSAGE)
-                    && detections_match(&rule.detections, &joined))
+                    && match_end(&rule.detections, &joined).is_some_and(|end| end == 0 || end > fresh))
             {
                 self.matches(rule, index, WHOLE_MESSAGE, flow);
             }

@@ -99,7 +99,8 @@ impl Wire {
     }
 }
 
-const SIGNATURE: &str = r#"alert tcp any any -> any any (msg:"x"; flow:established,to_server; content:"ATTACK"; sid:1;)"#;
+const SIGNATURE: &str =
+    r#"alert tcp any any -> any any (msg:"x"; flow:established,to_server; content:"ATTACK"; sid:1;)"#;
 
 #[test]
 fn content_in_one_segment_alerts_once() {
@@ -153,8 +154,9 @@ fn drop_ends_the_connection_and_pass_silences_alerts() {
 
 #[test]
 fn uri_is_matched_normalised_and_over_segments() {
-    let mut wire =
-        Wire::with_rules(r#"alert tcp any any -> any any (flow:to_server; uricontent:"/etc/passwd"; nocase; sid:1;)"#);
+    let mut wire = Wire::with_rules(
+        r#"alert tcp any any -> any any (flow:to_server; uricontent:"/etc/passwd"; nocase; sid:1;)"#,
+    );
     let mut connection = wire.connect(4000, 80);
     wire.say(&mut connection, b"GET /x/..%2f%65tc//pas");
     wire.say(&mut connection, b"swd HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -199,7 +201,8 @@ fn bad_rules_are_said_with_file_line_and_column_and_the_rest_is_loaded() {
 fn missing_file_is_said_and_include_is_followed() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("b.rules"), "alert ip any any -> any any (sid:2;)\n").unwrap();
-    std::fs::write(folder.path().join("a.rules"), "include b.rules\ninclude none.rules\ninclude a.rules\n").unwrap();
+    std::fs::write(folder.path().join("a.rules"), "include b.rules\ninclude none.rules\ninclude a.rules\n")
+        .unwrap();
     let (inspector, diagnostics) = Inspector::load(&[folder.path().join("a.rules")], &Variables::default());
     assert_eq!(inspector.rule_count(), 1);
     assert!(diagnostics.iter().any(|said| said.message.starts_with("cannot read file")));
@@ -214,7 +217,9 @@ fn suppression_and_event_filter_apply_to_their_rule() {
          event_filter gen_id 1, sig_id 2, type limit, track by_src, count 2, seconds 60\n",
     );
     for sequence in 0..5 {
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(ATTACKER, DECOY, 64).icmpv4_echo_request(1, sequence);
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(ATTACKER, DECOY, 64)
+            .icmpv4_echo_request(1, sequence);
         let mut frame = Vec::new();
         builder.write(&mut frame, b"ping").unwrap();
         wire.frame(&frame);
@@ -277,7 +282,10 @@ fn web_attacks_are_found_by_the_rules_of_the_project() {
 fn a_visit_of_a_browser_does_not_alert() {
     let mut wire = Wire::with_rules_of_the_project();
     let mut connection = wire.connect(4000, 80);
-    wire.say(&mut connection, b"GET /index.html?a=b%20c HTTP/1.1\r\nHost: shop\r\nUser-Agent: Mozilla/5.0\r\nCookie: a=1\r\n\r\n");
+    wire.say(
+        &mut connection,
+        b"GET /index.html?a=b%20c HTTP/1.1\r\nHost: shop\r\nUser-Agent: Mozilla/5.0\r\nCookie: a=1\r\n\r\n",
+    );
     wire.answer(&mut connection, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!(wire.alerts, Vec::<u32>::new());
 }
