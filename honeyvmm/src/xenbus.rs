@@ -1,6 +1,8 @@
 //! The backend half of xenbus: how a split device's two ends find each other through xenstore.
 //!
-//! Xen's `io/xenbus.h`. This file is what a backend sees: its trait, and the frontend's published values.
+//! Xen's `io/xenbus.h`. This file is what a backend sees: its trait, and the frontend's published values. `device.rs` follows the states.
+
+mod device;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +13,8 @@ use crate::evtchn::{BackendChannel, Doorbell, EventChannels};
 use crate::grant::{GrantAccess, GrantError, GrantTable, GrantedPage};
 use crate::memory::{EvtchnPort, GrantRef, GuestMemory};
 use crate::ring::{RingError, RingLayout, ServerRing};
+
+pub use device::{Device, DeviceKind, FRONTEND_NODES_MAX, State, Xenbus};
 
 /// Names and values that are published in one directory of xenstore.
 pub type Nodes = Vec<(String, String)>;

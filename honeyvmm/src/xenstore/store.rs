@@ -37,6 +37,12 @@ pub(super) struct Store {
 }
 
 impl GuestChanges {
+    /// As if every node had changed: for a look at everything.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { paths: BTreeSet::new(), everything: true }
+    }
+
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
