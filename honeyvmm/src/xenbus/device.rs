@@ -16,6 +16,9 @@ use super::{Backend, BackendError, FrontendView, Nodes};
 /// Values of a frontend's directory that a backend is shown.
 pub const FRONTEND_NODES_MAX: usize = 128;
 
+/// Length of an error in xenstore; at four bytes a character it fits a node's value.
+const ERROR_CHARS_MAX: usize = 1024;
+
 /// `enum xenbus_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -296,8 +299,7 @@ fn sentence(error: &BackendError) -> String {
         sentence = format!("{sentence}: {cause}");
         next = cause.source();
     }
-    sentence.truncate(sentence.floor_char_boundary(1024));
-    sentence
+    sentence.chars().take(ERROR_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
