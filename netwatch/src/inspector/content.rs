@@ -29,13 +29,14 @@ pub struct Content {
     pub within: Option<usize>,
     /// Chosen for the prefilter by the rule.
     pub fast_pattern: bool,
-    finder: Finder<'static>,
+    /// Boxed: its tables are most of a content's size.
+    finder: Box<Finder<'static>>,
 }
 
 impl Content {
     /// A content without modifiers.
     pub fn new(bytes: Vec<u8>, negated: bool, buffer: Buffer) -> Content {
-        let finder = Finder::new(&bytes).into_owned();
+        let finder = Box::new(Finder::new(&bytes).into_owned());
         Content {
             bytes,
             nocase: false,

@@ -49,7 +49,7 @@ pub fn detections_match(detections: &[Detection], buffers: &Buffers<'_>) -> bool
     match_end(detections, buffers).is_some()
 }
 
-/// Whether all detections match, and if so the furthest byte of the payload that a content was found before; 0 where no content was.
+/// Whether all detections match, and if so the furthest end in the payload of a content or expression; 0 where there is none.
 pub fn match_end(detections: &[Detection], buffers: &Buffers<'_>) -> Option<usize> {
     let start = Cursor { buffer: Buffer::Payload, at: 0 };
     let mut evaluation = Evaluation { buffers, steps: 0, furthest: 0 };
@@ -124,7 +124,12 @@ impl Evaluation<'_> {
         let end = self.buffers.get(pcre.buffer).and_then(|data| pcre.find_end(data, start));
         match (end, pcre.negated) {
             (None, true) => self.run(rest, cursor),
-            (Some(at), false) => self.run(rest, Cursor { buffer: pcre.buffer, at }),
+            (Some(at), false) => {
+                if pcre.buffer == Buffer::Payload {
+                    self.furthest = self.furthest.max(at);
+                }
+                self.run(rest, Cursor { buffer: pcre.buffer, at })
+            }
             (Some(_), true) | (None, false) => false,
         }
     }

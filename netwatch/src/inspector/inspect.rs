@@ -215,6 +215,13 @@ fn group_of(ip: &Ip) -> HeaderProtocol {
     }
 }
 
+/// Whether the rule matches a message that has new bytes from `fresh` on. One that waited for a flowbit must reach them: it must
+/// not fire on what was said before the bit was set. All others would have fired earlier.
+fn joined_matches(rule: &Rule, buffers: &Buffers<'_>, fresh: usize) -> bool {
+    let waited = rule.flowbits.iter().any(|bit| matches!(bit, Flowbit::IsSet(_) | Flowbit::IsNotSet(_)));
+    match_end(&rule.detections, buffers).is_some_and(|end| !waited || end == 0 || end > fresh)
+}
+
 /// Rules being tried on one packet.
 struct Trial<'a> {
     rules: &'a [Rule],
@@ -274,7 +281,7 @@ impl<'a> Trial<'a> {
                 || (more
                     && !rule.needs_packet()
                     && !message.has_fired(index, WHOLE_MESSAGE)
-                    && match_end(&rule.detections, &joined).is_some_and(|end| end == 0 || end > fresh))
+                    && joined_matches(rule, &joined, fresh))
             {
                 self.matches(rule, index, WHOLE_MESSAGE, flow);
             }

@@ -208,7 +208,8 @@ fn ip_option(text: &str) -> Result<Option<u8>, Problem> {
 pub fn flow(text: &str) -> Result<FlowTest, Problem> {
     let mut test = FlowTest::default();
     for word in text.split(',').map(str::trim) {
-        match word {
+        // Old rules also write to_Server.
+        match word.to_ascii_lowercase().as_str() {
             "to_server" | "from_client" => test.sender = Some(Sender::Client),
             "to_client" | "from_server" => test.sender = Some(Sender::Server),
             "established" => test.established = Some(true),

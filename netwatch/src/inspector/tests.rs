@@ -166,6 +166,19 @@ fn uri_is_matched_normalised_and_over_segments() {
 }
 
 #[test]
+fn expression_that_needs_a_later_segment_alerts_though_its_content_came_before() {
+    let mut wire = Wire::with_rules(
+        r#"alert tcp any any -> any any (content:"PASS"; pcre:"/^PASS\s[^\n]*%n/smi"; sid:1;)
+        alert tcp any any -> any any (content:"PASS"; isdataat:20,relative; sid:2;)"#,
+    );
+    let mut connection = wire.connect(4000, 110);
+    wire.say(&mut connection, b"PASS aaaaaaaa");
+    assert_eq!(wire.alerts, Vec::<u32>::new());
+    wire.say(&mut connection, b"bbbbbbbbbbbb%n\n");
+    assert_eq!(wire.alerts, [1, 2]);
+}
+
+#[test]
 fn flowbits_join_rules() {
     let mut wire = Wire::with_rules(
         r#"alert tcp any any -> any any (content:"LOGIN"; flowbits:set,in; flowbits:noalert; sid:1;)
