@@ -1,1 +1,31 @@
-//! Syslog sink, journal, hash chain, store and queries.
+//! The sink: takes the events of every sensor and the guests' own syslog, keeps them in a chained journal, and makes a store of it that
+//! can be asked.
+//!
+//! `run` is the process. Everybody else uses `Store` (read only, SQLite) and `verify_chain` (the journal, offline). Only this crate
+//! writes the database. It does not judge events and does not show them.
+
+mod config;
+pub mod guest;
+pub mod journal;
+mod sensors;
+mod sink;
+pub mod store;
+mod writer;
+
+pub use config::{Config, domains_path, journal_dir, socket_path, store_path};
+pub use guest::domains::{DomainMap, DomainRef};
+pub use journal::verify::{Report, VerifyError, verify_chain};
+pub use sink::{SinkError, run};
+pub use store::{Count, Filter, Row, Store, StoreError, Tail};
+
+/// An error and its causes, in one line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
