@@ -116,6 +116,18 @@ fn what_the_decoy_begins_is_refused_and_its_syslog_arrives() {
 }
 
 #[test]
+fn a_rule_that_matches_is_an_alert_with_the_intruders_address() {
+    let house = House::build("g");
+    echo_service(&house, 22);
+    let mut stream = connect(&house.intruder_netns, (DECOY, 22)).unwrap();
+    stream.write_all(b"a marker-7731 in the stream").unwrap();
+    let event = house.wait_for_event("alert.rule", |_| true);
+    assert_eq!(event["alert"]["signature_id"], 1_000_001);
+    assert_eq!((event["src_ip"].as_str(), event["dest_ip"].as_str()), (Some(INTRUDER), Some(DECOY)));
+    assert!(event["community_id"].as_str().unwrap().starts_with("1:"));
+}
+
+#[test]
 fn ping_is_answered() {
     let house = House::build("d");
     // An unprivileged ICMP socket of the kernel's own: no ping program needed.

@@ -24,6 +24,7 @@ pub const GATEWAY: &str = "10.77.0.1";
 pub const DECOY: &str = "10.77.0.11";
 pub const INTRUDER: &str = "10.77.0.99";
 const DECOY_MAC: &str = "00:16:3e:77:00:11";
+const RULE: &str = "alert tcp any any -> $HOME_NET 22 (msg:\"marker\"; flow:to_server; content:\"marker-7731\"; sid:1000001; rev:2;)\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct House {
@@ -35,6 +36,7 @@ pub struct House {
     answers: BufReader<UnixStream>,
     events: UnixStream,
     captures: tempfile::TempDir,
+    _rules: tempfile::NamedTempFile,
     decoy_tap: Arc<Uplink>,
     bridge: Option<Bridge>,
     netwatch: Option<JoinHandle<()>>,
@@ -71,6 +73,8 @@ impl House {
         ip(&["-n", &decoy_netns, "link", "set", "eth0", "address", DECOY_MAC]).unwrap();
 
         let captures = tempfile::tempdir().unwrap();
+        let rules = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(rules.path(), RULE).unwrap();
         let (control, control_inner) = UnixStream::pair().unwrap();
         let (events, events_inner) = UnixStream::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -91,7 +95,7 @@ impl House {
             loghost: vec![GATEWAY.parse().unwrap()],
             fence: vec![],
             profile: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../rules/containment/replies-only.toml"),
-            rules: vec![],
+            rules: vec![rules.path().to_owned()],
             home_net: "10.77.0.0/24".into(),
             variables: BTreeMap::new(),
             capture: Some(CaptureConfig {
@@ -116,6 +120,7 @@ impl House {
             answers,
             events,
             captures,
+            _rules: rules,
             decoy_tap: Arc::new(Uplink::new(decoy_tap)),
             bridge: None,
             netwatch: Some(netwatch),
