@@ -14,6 +14,7 @@ mod canonical;
 pub mod case;
 pub mod custody;
 mod digest;
+mod disk;
 pub mod elf_core;
 pub mod lime;
 mod manifest;
