@@ -142,3 +142,17 @@ fn a_full_queue_drops_counts_and_reports_without_blocking() {
     assert!(dropped > 0);
     assert_eq!(kept + dropped, count);
 }
+
+#[test]
+fn what_waits_behind_a_full_window_is_sent_when_one_acknowledgement_empties_it() {
+    const WINDOW: usize = 1024;
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let emitter = Emitter::from_fd(theirs.into(), "test").unwrap();
+    (0..2000).for_each(|n| emitter.emit(event(n)));
+    let mut peer = Peer::new(ours);
+    let window = peer.take(WINDOW);
+    peer.ack(&window[WINDOW - 1]);
+    let rest = peer.take(2000 - WINDOW);
+    peer.ack(&rest[rest.len() - 1]);
+    assert!(emitter.flush(PATIENCE));
+}

@@ -57,7 +57,6 @@ impl Worker {
         if self.exchange().is_err() {
             self.link = None;
         }
-        self.refill();
     }
 
     /// Fills the window from the spool, or from the queue once the spool is empty, and spools what cannot wait in the queue.
@@ -138,7 +137,10 @@ impl Worker {
 
     fn sleep(&self, deadline: Option<Instant>) {
         let now = Instant::now();
-        if !self.inbox.about_to_sleep() && self.window.has_room() {
+        // An acknowledgement may have made room for what waits in queue or spool: nobody else will wake us for it.
+        let queue_is_empty = self.inbox.about_to_sleep();
+        let waits = !queue_is_empty || self.spool.as_ref().is_some_and(|s| !s.is_empty());
+        if waits && self.window.has_room() {
             return;
         }
         let dial = if self.link.is_none() { self.dial.wait(now) } else { None };
