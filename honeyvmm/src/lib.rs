@@ -13,6 +13,7 @@ pub mod errno;
 pub mod evtchn;
 pub mod grant;
 pub mod hypercall;
+pub mod kernel_image;
 pub mod kick;
 pub mod kvm;
 pub mod memory;
