@@ -16,6 +16,7 @@ pub mod hypercall;
 pub mod kernel_image;
 pub mod kick;
 pub mod kvm;
+pub mod machine;
 pub mod memory;
 pub mod netback;
 pub mod paging;

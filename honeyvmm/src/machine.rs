@@ -1,0 +1,434 @@
+//! One domain, whole: its memory, vcpu, devices and the threads that drive them. Built from plain parts; opens nothing.
+//!
+//! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
+//! shut down and look.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::{io, thread};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::builder::{self, BuildError, Ports, StartOfDay};
+use crate::clock::Clock;
+use crate::console::Console;
+use crate::device::Pausable;
+use crate::evtchn::{BackendChannel, Doorbell, EventChannels, EvtchnSetupError};
+use crate::grant::GrantTable;
+use crate::hypercall::{EarlyConsole, Shared};
+use crate::kernel_image::KernelImage;
+use crate::kick::{VcpuKick, VcpuKicks};
+use crate::kvm::{KvmError, Vcpu, Vm, probe};
+use crate::memory::{Access, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
+use crate::run_loop::{End, Requests, RunLoop, VcpuSnapshot};
+use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register, SHIM_GPA};
+use crate::xenbus::{self, Device, Xenbus};
+use crate::xenstore::Xenstore;
+
+/// Bytes of console output moved at once.
+const CONSOLE_CHUNK: usize = 4096;
+/// Turns of xenstore served before the console is looked at again.
+const XENSTORE_TURNS_MAX: u32 = 64;
+
+/// Why a domain cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM refused.
+    #[error("kvm refused the domain")]
+    Kvm(#[from] KvmError),
+    /// RAM or the shim's memory cannot be mapped or filled.
+    #[error("cannot set up the domain's memory")]
+    Memory(#[from] MemoryError),
+    /// Kernel and initramfs do not fit.
+    #[error("cannot build the domain")]
+    Build(#[from] BuildError),
+    /// No event channels.
+    #[error("cannot set up event channels")]
+    Events(#[from] EvtchnSetupError),
+    /// No port free for console or xenstore.
+    #[error("cannot allocate a port: {0}")]
+    Port(crate::errno::Errno),
+    /// A node of xenstore could not be written.
+    #[error("cannot write xenstore: {0}")]
+    Store(#[from] crate::xenstore::StoreError),
+    /// The page of the console or of xenstore is not in memory.
+    #[error("cannot attach the domain's console and xenstore rings")]
+    Ring(#[from] crate::ring::bytes::ByteRingError),
+    /// A descriptor or a thread could not be had.
+    #[error("cannot set up the domain's threads")]
+    Io(#[from] io::Error),
+}
+
+/// What a domain is made of.
+pub struct Parts<'a> {
+    /// `/dev/kvm`.
+    pub kvm_fd: RawFd,
+    /// RAM; its base is 0.
+    pub ram: Region,
+    /// Number.
+    pub domid: u32,
+    /// Name, shown to the guest in xenstore.
+    pub name: &'a str,
+    /// UUID's bytes.
+    pub uuid: [u8; 16],
+    /// The kernel.
+    pub kernel: &'a KernelImage<'a>,
+    /// The initramfs.
+    pub ramdisk: Option<&'a [u8]>,
+    /// Kernel command line.
+    pub cmdline: &'a str,
+    /// The console's stream: what the guest writes goes out, what comes in is typed.
+    pub console: OwnedFd,
+    /// Devices, with their backends and how to hold them still.
+    pub devices: Vec<(Device, Box<dyn xenbus::Backend>, Arc<dyn Pausable>)>,
+}
+
+/// A running domain.
+pub struct Machine {
+    shared: Shared,
+    kicks: Arc<VcpuKicks>,
+    requests: Arc<Requests>,
+    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    pausables: Vec<Arc<dyn Pausable>>,
+    store: Xenstore,
+    areas: Vec<Area>,
+    backend: Backend,
+    vcpu: JoinHandle<End>,
+    _server_stop: OwnedFd,
+}
+
+/// A doorbell that wakes the thread of xenstore and console.
+struct Wake(OwnedFd);
+
+impl Doorbell for Wake {
+    fn ring(&self) {
+        // Full or not, it is readable after this.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// Console bytes to the stream, whole or dropped: a reader that does not read must not hold up the guest.
+struct ConsoleStream(OwnedFd);
+
+impl EarlyConsole for ConsoleStream {
+    fn write(&self, bytes: &[u8]) {
+        // A full socket drops: the log's keeper is slow, the guest is not to wait for it.
+        let _ = rustix::io::write(&self.0, bytes);
+    }
+}
+
+fn set_shared_info(memory: &GuestMemory, layout: &Layout, clock: &Clock) -> Result<(), MemoryError> {
+    const MASKS: u64 = 2048 + 512;
+    const WALL_CLOCK: u64 = 3072;
+    let page = layout.shared_info();
+    for vcpu in 0..u64::from(layout.vcpus) {
+        memory.write_u8(page.offset(64 * vcpu + 1), 1)?; // events masked
+        memory.write(page.offset(64 * vcpu + 32), &clock.time_info())?;
+    }
+    memory.fill(page.offset(MASKS), 0xff, 512)?;
+    let (seconds, nanoseconds) = clock.wall_clock_base();
+    memory.write_u32(page.offset(WALL_CLOCK), 2)?; // even: not being written
+    memory.write_u32(page.offset(WALL_CLOCK + 4), (seconds & 0xffff_ffff) as u32)?;
+    memory.write_u32(page.offset(WALL_CLOCK + 8), nanoseconds)?;
+    memory.write_u32(page.offset(WALL_CLOCK + 12), (seconds >> 32) as u32)
+}
+
+fn set_start(area: &Area, clock: &Clock, start: &StartOfDay) {
+    for (field, value) in [
+        (Field::TscBase, clock.tsc_base()),
+        (Field::TscScale, clock.packed_scale()),
+        (Field::KernelCr3, start.cr3.0),
+        (Field::CurrentCr3, start.cr3.0),
+    ] {
+        area.set(field, value);
+    }
+    area.set_gate_cr3(start.cr3.0);
+    for (register, value) in [
+        (Register::Rip, start.entry.0),
+        (Register::Rsi, start.start_info.0),
+        (Register::Rsp, start.stack.0),
+        (Register::Rflags, 0x202),
+    ] {
+        area.set_register(register, value);
+    }
+}
+
+fn write_home(store: &Xenstore, parts: &Parts<'_>, start: &StartOfDay, ports: Ports, layout: &Layout) -> Result<(), MachineError> {
+    let home = store.home();
+    let uuid: String = parts.uuid.iter().map(|b| format!("{b:02x}")).collect();
+    let vm = format!("/vm/{}-{}-{}-{}-{}", &uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]);
+    let kib = (layout.ram_bytes / 1024).to_string();
+    for (path, value) in [
+        ("name", parts.name.to_owned()),
+        ("domid", parts.domid.to_string()),
+        ("vm", vm),
+        ("memory/target", kib.clone()),
+        ("memory/static-max", kib),
+        ("cpu/0/availability", "online".to_owned()),
+        ("console/ring-ref", start.console.0.to_string()),
+        ("console/port", ports.console.0.to_string()),
+        ("console/type", "honeyvmm".to_owned()),
+        ("store/ring-ref", start.store.0.to_string()),
+        ("store/port", ports.store.0.to_string()),
+        ("control/platform-feature-multiprocessor-suspend", "0".to_owned()),
+    ] {
+        store.write(&format!("{home}/{path}"), &value)?;
+    }
+    Ok(())
+}
+
+/// The thread of xenstore and console.
+struct Server {
+    bus: Xenbus,
+    console: Console,
+    console_channel: BackendChannel,
+    stream: OwnedFd,
+    wake: OwnedFd,
+    stop: OwnedFd,
+}
+
+impl Server {
+    fn run(mut self) {
+        let mut stream_open = true;
+        loop {
+            let mut busy = self.serve_xenstore();
+            busy |= self.drain_console();
+            if !busy && !self.wait(&mut stream_open) {
+                self.drain_console();
+                self.bus.close();
+                return;
+            }
+        }
+    }
+
+    /// True: there is more.
+    fn serve_xenstore(&mut self) -> bool {
+        for _ in 0..XENSTORE_TURNS_MAX {
+            match self.bus.service() {
+                Ok(turn) if turn.more => {}
+                Ok(_) => return false,
+                Err(e) => {
+                    tracing::warn!("xenstore connection: {e}");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn drain_console(&mut self) -> bool {
+        let mut out = Vec::with_capacity(CONSOLE_CHUNK);
+        match self.console.drain_output(&mut out) {
+            Ok(0) => false,
+            Ok(_) => {
+                let _ = rustix::io::write(&self.stream, &out);
+                self.console_channel.notify();
+                true
+            }
+            Err(e) => {
+                tracing::warn!("console ring: {e}");
+                false
+            }
+        }
+    }
+
+    fn type_input(&mut self, stream_open: &mut bool) {
+        let mut buffer = [0; 1024];
+        match rustix::io::read(&self.stream, &mut buffer) {
+            Ok(0) => *stream_open = false,
+            Ok(n) => {
+                self.console.queue_input(&buffer[..n]);
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(_) => *stream_open = false,
+        }
+    }
+
+    /// Waits for the guest, the console's stream or the end. False: the end.
+    fn wait(&mut self, stream_open: &mut bool) -> bool {
+        let (woken, typed) = {
+            let stream: BorrowedFd<'_> = self.stream.as_fd();
+            let stream_events = if *stream_open { PollFlags::IN } else { PollFlags::empty() };
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(stream, stream_events),
+            ];
+            let count = if *stream_open { 3 } else { 2 };
+            let _ = poll(&mut fds[..count], None);
+            if !fds[1].revents().is_empty() {
+                return false;
+            }
+            (!fds[0].revents().is_empty(), count == 3 && !fds[2].revents().is_empty())
+        };
+        if woken {
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        if typed {
+            self.type_input(stream_open);
+        }
+        match self.console.push_input() {
+            Ok(0) => {}
+            Ok(_) => self.console_channel.notify(),
+            Err(e) => tracing::warn!("console ring: {e}"),
+        }
+        true
+    }
+}
+
+impl Machine {
+    /// Builds the domain and starts its threads.
+    pub fn start(parts: Parts<'_>) -> Result<Machine, MachineError> {
+        let backend = probe(parts.kvm_fd)?;
+        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
+        let shim_region = Region::anonymous(SHIM_GPA, layout.shim_bytes())?;
+        let memory = GuestMemory::new(parts.ram.clone(), Some(shim_region));
+        let areas = shim::populate(&memory, &layout, backend)?;
+        let kicks = Arc::new(VcpuKicks(vec![VcpuKick::new()?]));
+        let events = EventChannels::new(memory.clone(), layout.shared_info(), 1, kicks.clone())?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let bell: Arc<dyn Doorbell> = Arc::new(Wake(wake.try_clone()?));
+        let store_channel = events.alloc_backend_port(bell.clone()).map_err(MachineError::Port)?;
+        let console_channel = events.alloc_backend_port(bell).map_err(MachineError::Port)?;
+        let ports = Ports { store: store_channel.port(), console: console_channel.port() };
+        let start = build(&parts, &memory, &layout, backend, ports)?;
+
+        let store = Xenstore::new(parts.domid);
+        write_home(&store, &parts, &start, ports, &layout)?;
+        store.attach(memory.clone(), crate::memory::Gpa(start.store.0 * PAGE_SIZE), store_channel)?;
+        let console = Console::attach(memory.clone(), crate::memory::Gpa(start.console.0 * PAGE_SIZE))?;
+        let grants = GrantTable::new(memory.clone(), layout.grant_table(), GRANT_FRAMES as u32);
+        let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
+        let mut pausables = Vec::new();
+        for (device, backend, pausable) in parts.devices {
+            bus.add(device, backend)?;
+            pausables.push(pausable);
+        }
+
+        let vm = Vm::new(parts.kvm_fd, &memory)?;
+        let area = areas[0].clone();
+        let vcpu = Vcpu::new(&vm, 0, backend, area.window_va(), start.cr3.0)?;
+        let clock = Clock::start(vcpu.tsc_khz()?);
+        set_shared_info(&memory, &layout, &clock)?;
+        set_start(&area, &clock, &start);
+
+        let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
+        let shared = Shared { memory, layout, events, clock, early_console, uuid: parts.uuid };
+        let (requests, snapshot) = (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
+        let server_stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let server =
+            Server { bus, console, console_channel, stream: parts.console, wake, stop: server_stop.try_clone()? };
+        thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
+        let run_loop = RunLoop {
+            vcpu,
+            area,
+            index: 0,
+            shared: shared.clone(),
+            kicks: kicks.clone(),
+            requests: requests.clone(),
+            snapshot: snapshot.clone(),
+        };
+        let vcpu = thread::Builder::new().name("vcpu0".into()).spawn(move || {
+            let end = run_loop.run();
+            drop(vm);
+            end
+        })?;
+        Ok(Machine { shared, kicks, requests, snapshot, pausables, store, areas, backend, vcpu, _server_stop: server_stop })
+    }
+
+    /// Waits until the domain ends.
+    pub fn wait(self) -> End {
+        let end = self.vcpu.join().unwrap_or_else(|_| End::Crash("the vcpu's thread panicked".to_owned()));
+        let _ = rustix::io::write(&self._server_stop, &1u64.to_ne_bytes());
+        end
+    }
+
+    /// How to reach it from other threads while one waits.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: self.shared.clone(),
+            kicks: self.kicks.clone(),
+            requests: self.requests.clone(),
+            snapshot: self.snapshot.clone(),
+            pausables: self.pausables.clone(),
+            store: self.store.clone(),
+            areas: self.areas.clone(),
+            backend: self.backend,
+        }
+    }
+}
+
+/// A running domain, from other threads.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Shared,
+    kicks: Arc<VcpuKicks>,
+    requests: Arc<Requests>,
+    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    pausables: Vec<Arc<dyn Pausable>>,
+    store: Xenstore,
+    areas: Vec<Area>,
+    backend: Backend,
+}
+
+impl Handle {
+    /// Stops vcpus and devices, and tells where the vcpus stand.
+    pub fn pause(&self) -> Vec<VcpuSnapshot> {
+        self.requests.pause(&self.kicks);
+        self.pausables.iter().for_each(|device| device.pause());
+        vec![*self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)]
+    }
+
+    /// Goes on.
+    pub fn unpause(&self) {
+        self.pausables.iter().for_each(|device| device.unpause());
+        self.requests.unpause();
+    }
+
+    /// Ends the domain at once.
+    pub fn destroy(&self) {
+        self.requests.stop(&self.kicks);
+    }
+
+    /// Asks the guest for `poweroff` or `reboot`, as xl does.
+    pub fn ask(&self, what: &str) -> Result<(), crate::xenstore::StoreError> {
+        self.store.write(&format!("{}/control/shutdown", self.store.home()), what)
+    }
+
+    /// The domain's xenstore.
+    pub fn store(&self) -> &Xenstore {
+        &self.store
+    }
+
+    /// System time in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.shared.clock.now_ns()
+    }
+
+    /// Statistics of each vcpu's shim, in the order of `shim/area.h`.
+    pub fn shim_counts(&self) -> Vec<[u64; 14]> {
+        self.areas.iter().map(Area::counts).collect()
+    }
+
+    /// How KVM runs here.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+}
+
+fn build(
+    parts: &Parts<'_>,
+    memory: &GuestMemory,
+    layout: &Layout,
+    backend: Backend,
+    ports: Ports,
+) -> Result<StartOfDay, MachineError> {
+    let image = parts.kernel;
+    let notes = image.xen();
+    let segments = image.segments().iter().map(|s| (s.paddr, image.segment_bytes(s), s.mem_bytes)).collect();
+    let kernel = builder::Kernel { entry: Gva(notes.entry.0), virt_base: Gva(notes.virt_base.0), segments };
+    let copy = |at: crate::memory::Gpa| memory.write(at, parts.ramdisk.unwrap_or_default());
+    let ramdisk = parts.ramdisk.map(|bytes| (bytes.len() as u64, &copy as &dyn Fn(_) -> _));
+    Ok(builder::build(memory, layout, backend, &kernel, ramdisk, parts.cmdline, ports)?)
+}
