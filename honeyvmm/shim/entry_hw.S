@@ -54,6 +54,7 @@ resume:
 	call c_resume
 	jmp restore
 
+	.balign 16
 entries:
 	.set vector, 0
 	.rept 33

@@ -96,6 +96,7 @@ resume:
 	jmp restore
 
 /* From the user's view: rax is in the gate, the frame on the CPL 0 stack. */
+	.balign 16
 user_entries:
 	.set vector, 0
 	.rept 33
@@ -136,6 +137,7 @@ page_fault_entry:
 	push $14
 	mov gate+GATE_RAX(%rip), %rax
 	jmp kernel_common
+	.balign 16
 kernel_entries:
 	.set vector, 0
 	.rept 33
