@@ -207,5 +207,5 @@ fn each_refusal_is_one_sentence() {
     check(&other, "not an x86-64 kernel: the machine is another");
     let mut wide = pv_elf();
     put(&mut wide, 64 + 40, &u64::MAX.to_le_bytes());
-    check(&wide, "kernel has a bad segment at 0x1000000: it is larger than the largest kernel");
+    check(&wide, "kernel has a bad segment at gpa 0x1000000: it is larger than the largest kernel");
 }
