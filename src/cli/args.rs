@@ -116,7 +116,7 @@ pub enum Command {
     #[command(after_help = "Example: honeynet down")]
     Down,
     /// Run the supervisor in the foreground; `up` and `create` start it by themselves.
-    #[command(after_help = "Example: honeynet supervisor --state /tmp/hn")]
+    #[command(after_help = "Example: honeynet supervisor --state /srv/honeynet")]
     Supervisor,
     /// One domain's process.
     #[command(hide = true)]
