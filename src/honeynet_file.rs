@@ -26,6 +26,8 @@ pub struct HoneynetFile {
     pub state: Option<PathBuf>,
     /// Detection content; relative to the file.
     pub rules: Option<PathBuf>,
+    /// Recipes of decoys; relative to the file.
+    pub recipes: Option<PathBuf>,
     /// `[network]`.
     pub network: Network,
     /// `[dashboard]`.
@@ -138,6 +140,18 @@ pub struct Decoy {
     /// `HOST:PORT->PORT`: TCP ports of the decoy that listen on the host.
     #[serde(default)]
     pub publish: Vec<Publish>,
+}
+
+impl Decoy {
+    /// The MAC address of its first vif: as given, or made from its name, so that it stays the same.
+    pub fn mac_bytes(&self) -> [u8; 6] {
+        let given = self.mac.as_deref().and_then(vif::parse_mac);
+        given.unwrap_or_else(|| {
+            let hash = blake3::hash(self.name.as_bytes());
+            let [a, b, c, ..] = *hash.as_bytes();
+            [0x00, 0x16, 0x3e, a & 0x7f, b, c]
+        })
+    }
 }
 
 fn memory_default_mib() -> u64 {
@@ -426,7 +440,7 @@ mod tests {
         check("x = ", "line 1, column 5: string values must be quoted, expected literal string");
         check(
             "\ncolour = 1",
-            "line 2, column 1: unknown field `colour`, expected one of `state`, `rules`, `network`, `dashboard`, `decoy`",
+            "line 2, column 1: unknown field `colour`, expected one of `state`, `rules`, `recipes`, `network`, `dashboard`, `decoy`",
         );
         check(
             "[network]\nuplink = \"eth0\"",

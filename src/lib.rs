@@ -3,8 +3,10 @@
 //! A library beside the binary so that its parsers can be tested and fuzzed.
 
 pub mod cli;
+pub mod doctor;
 pub mod domain_file;
 pub mod honeynet_file;
 pub mod jail;
+pub mod password;
 pub mod state;
 pub mod supervisor;

@@ -49,6 +49,11 @@ impl State {
         self.run().join("events.sock")
     }
 
+    /// Events of this sensor that logsink has not taken yet.
+    pub fn spool(&self, sensor: &str) -> PathBuf {
+        self.root.join("spool").join(sensor)
+    }
+
     /// Console log, layers and dumps of one domain.
     pub fn domain(&self, name: &str) -> PathBuf {
         self.root.join("domains").join(name)
@@ -57,6 +62,11 @@ impl State {
     /// Cases.
     pub fn evidence(&self) -> PathBuf {
         self.root.join("evidence")
+    }
+
+    /// The key that signs cases.
+    pub fn keys(&self) -> PathBuf {
+        self.root.join("keys")
     }
 
     /// FIM baselines.
@@ -74,9 +84,14 @@ impl State {
         self.root.join("pcap")
     }
 
-    /// Journal and store of events.
+    /// logsink's journal.
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")
+    }
+
+    /// logsink's store.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
     }
 
     /// The dashboard's password, hashed.

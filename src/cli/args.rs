@@ -112,6 +112,30 @@ pub enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// File integrity: what changed on a decoy's disk.
+    #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]
+    Fim(Fim),
+    /// Say whether a case is as it was written; works offline.
+    #[command(after_help = "Example: honeynet verify /var/lib/honeynet/evidence/CASE")]
+    Verify {
+        /// The case's id or folder.
+        case: String,
+        /// Public key that it must be signed with, in hexadecimal.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// List the cases.
+    #[command(after_help = "Example: honeynet evidence --json")]
+    Evidence,
+    /// Print events.
+    #[command(after_help = "Example: honeynet events --type alert --follow")]
+    Events(Events),
+    /// Say what this host lacks, and the remedy.
+    #[command(after_help = "Example: honeynet doctor")]
+    Doctor,
+    /// Build what honeynet.toml describes and start it.
+    #[command(after_help = "Example: honeynet up --file honeynet.toml")]
+    Up,
     /// Take everything down; evidence and state stay.
     #[command(after_help = "Example: honeynet down")]
     Down,
@@ -121,6 +145,12 @@ pub enum Command {
     /// One domain's process.
     #[command(hide = true)]
     Honeyvmm(Child),
+    /// The switch.
+    #[command(hide = true)]
+    Netwatch(Child),
+    /// The sink.
+    #[command(hide = true)]
+    Logsink(Child),
 }
 
 /// Options of `create`.
@@ -134,6 +164,46 @@ pub struct Create {
     /// Attach to its console at once.
     #[arg(short, long)]
     pub console: bool,
+}
+
+/// Words of `fim`.
+#[derive(Debug, Subcommand)]
+pub enum Fim {
+    /// Note how a domain's files are, or were when its image was built.
+    #[command(after_help = "Example: honeynet fim baseline ssh-server")]
+    Baseline {
+        /// Name or number.
+        name: String,
+    },
+    /// Say what differs from the baseline.
+    #[command(after_help = "Example: honeynet fim check ssh-server --json")]
+    Check {
+        /// Name or number.
+        name: String,
+    },
+}
+
+/// Options of `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Only this type: alert, domain, flow, fim, guest, ...
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+    /// Only this id: alert.rule, domain.crashed, ...
+    #[arg(long)]
+    pub id: Option<String>,
+    /// Only of this domain.
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Only with this text in it.
+    #[arg(long)]
+    pub text: Option<String>,
+    /// How many of the past.
+    #[arg(short, long, default_value_t = 20)]
+    pub number: u32,
+    /// Go on with those to come.
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// How the supervisor starts a process of the house.

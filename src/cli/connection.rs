@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,8 +45,8 @@ impl Connection {
         }
     }
 
-    /// To the supervisor, which is started if it does not run.
-    pub fn open_or_start(state: &State) -> Result<Connection, Failure> {
+    /// To the supervisor, which is started with this honeynet file if it does not run.
+    pub fn open_or_start(state: &State, file: &Path) -> Result<Connection, Failure> {
         if let Some(connection) = Connection::try_open(state)? {
             return Ok(connection);
         }
@@ -53,7 +54,8 @@ impl Connection {
         let path = state.supervisor_log();
         let log = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("supervisor").arg("--state").arg(std::path::absolute(state.root())?);
+        command.arg("supervisor").arg("--state").arg(state.root());
+        command.arg("--file").arg(std::path::absolute(file)?);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn()?;
         let begun = Instant::now();

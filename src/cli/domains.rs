@@ -1,17 +1,23 @@
 //! Commands about domains, and how their answers are printed.
 
-use std::io::Write;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use super::args::Create;
 use super::{Connection, Failure, console};
 use crate::state::State;
 use crate::supervisor::protocol::{self, Request};
+use crate::supervisor::remove_left_over;
 
 /// How often `shutdown -w` looks whether the domain is gone.
 const GONE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long everything may take to go.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Prints answers.
 pub struct Printer {
@@ -58,6 +64,18 @@ impl Printer {
         print(&lines.flat_map(|line| [line, "\n"]).collect::<String>())
     }
 
+    /// A report that brings its own text; a failure where it is not clean.
+    pub fn report(&self, answer: &Value) -> Result<(), Failure> {
+        match self.json {
+            true => self.done(&answer["report"])?,
+            false => print(answer["text"].as_str().unwrap_or_default())?,
+        }
+        match answer["clean"].as_bool() {
+            Some(true) => Ok(()),
+            _ => Err(Failure::new("the disk differs from its baseline")),
+        }
+    }
+
     /// Names and values, indented where they are inside each other.
     pub fn tree(&self, answer: &Value) -> Result<(), Failure> {
         if self.json {
@@ -89,16 +107,16 @@ fn write_tree(text: &mut String, value: &Value, depth: usize) {
     }
 }
 
-// `println!` panics where the reader of a pipe has gone; that is no failure of ours.
-fn print(text: &str) -> Result<(), Failure> {
+/// Prints to standard output. `println!` panics where the reader of a pipe has gone; that is no failure of ours.
+pub fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }
 
 /// `create`.
-pub fn create(state: &State, out: &Printer, create: Create) -> Result<(), Failure> {
+pub fn create(state: &State, honeynet: &Path, out: &Printer, create: Create) -> Result<(), Failure> {
     let path = &create.domain_file;
     let file = std::fs::read_to_string(path);
     let file = file.map_err(|error| Failure::new(format!("{} cannot be read: {error}", path.display())))?;
@@ -108,7 +126,7 @@ pub fn create(state: &State, out: &Printer, create: Create) -> Result<(), Failur
     for warning in &parsed.warnings {
         eprintln!("honeynet: {}: warning: {warning}", path.display());
     }
-    let mut connection = Connection::open_or_start(state)?;
+    let mut connection = Connection::open_or_start(state, honeynet)?;
     let request = protocol::Create { file, folder: std::env::current_dir()?, paused: create.paused };
     let row = connection.request(&Request::Create(request))?;
     out.done(&row)?;
@@ -129,32 +147,52 @@ pub fn ask_to_go(
     let mut connection = Connection::open(state)?;
     // The number stays its own; the name may be another domain's after a restart.
     let domid = match &wait {
-        Some(name) => {
-            Some(connection.request(&Request::List { name: Some(name.clone()) })?[0]["domid"].to_string())
-        }
+        Some(name) => connection.request(&Request::List { name: Some(name.clone()) })?[0]["domid"].as_u64(),
         None => None,
     };
     let answer = connection.request(&request)?;
     if let Some(domid) = domid {
-        while is_there(&mut connection, &domid)? {
+        while is_there(&mut connection, domid)? {
             std::thread::sleep(GONE_INTERVAL);
         }
     }
     out.done(&answer)
 }
 
-fn is_there(connection: &mut Connection, domid: &str) -> Result<bool, Failure> {
+fn is_there(connection: &mut Connection, domid: u64) -> Result<bool, Failure> {
     let rows = connection.request(&Request::List { name: None })?;
     let mut rows = rows.as_array().into_iter().flatten();
-    let row = rows.find(|row| row["domid"].to_string() == domid);
+    let row = rows.find(|row| row["domid"].as_u64() == Some(domid));
     Ok(row.is_some_and(|row| !row["state"].as_str().is_some_and(|state| state.contains(['s', 'c']))))
 }
 
 /// `down`.
 pub fn down(state: &State, out: &Printer) -> Result<(), Failure> {
+    let was_up = take_down(state)?;
+    out.done(&json!({ "was_up": was_up }))
+}
+
+/// Asks the supervisor to take everything down and waits until it is gone; false where none runs.
+pub fn take_down(state: &State) -> Result<bool, Failure> {
+    // The supervisor holds its lock as long as it lives.
+    let lock = match File::open(state.lock()) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
     let Some(mut connection) = Connection::try_open(state)? else {
-        return out.done(&json!({ "was_up": false }));
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            remove_left_over(state)?;
+        }
+        return Ok(false);
     };
     connection.request(&Request::Down)?;
-    out.done(&json!({ "was_up": true }))
+    let begun = Instant::now();
+    while begun.elapsed() < DOWN_TIMEOUT {
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+            return Ok(true);
+        }
+        std::thread::sleep(GONE_INTERVAL);
+    }
+    Err(Failure::new(format!("the supervisor is still there after {} s", DOWN_TIMEOUT.as_secs())))
 }

@@ -7,12 +7,14 @@ mod connection;
 mod console;
 mod domains;
 mod failure;
+mod reports;
 mod roles;
+mod up;
 
 pub use args::Arguments;
 pub use failure::Failure;
 
-use args::Command;
+use args::{Command, Fim};
 use connection::Connection;
 
 use crate::state::State;
@@ -21,12 +23,11 @@ use crate::supervisor::protocol::Request;
 /// Does what the command line asks.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, state, json, file } = arguments;
-    let _ = file;
-    let state = State::new(state);
+    let state = State::new(std::path::absolute(state)?);
     let out = domains::Printer { json };
     let ask = |request: Request| Connection::open(&state)?.request(&request);
     match command {
-        Command::Create(create) => domains::create(&state, &out, create),
+        Command::Create(create) => domains::create(&state, &file, &out, create),
         Command::List { name } => out.list(&ask(Request::List { name })?),
         Command::Console { name } => console::attach(Connection::open(&state)?, name),
         Command::Pause { name } => out.done(&ask(Request::Pause { name })?),
@@ -42,8 +43,17 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
         Command::Net => out.tree(&ask(Request::Net)?),
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
+        Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
+        Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),
+        Command::Verify { case, key } => reports::verify(&state, &out, &case, key.as_deref()),
+        Command::Evidence => reports::evidence(&state, &out),
+        Command::Events(wanted) => reports::events(&state, &out, wanted),
+        Command::Doctor => reports::doctor(&state, &out),
+        Command::Up => up::up(&state, &file, &out),
         Command::Down => domains::down(&state, &out),
-        Command::Supervisor => roles::supervisor(state),
+        Command::Supervisor => roles::supervisor(state, &file),
         Command::Honeyvmm(child) => roles::honeyvmm(&child),
+        Command::Netwatch(child) => roles::netwatch(&child),
+        Command::Logsink(child) => roles::logsink(&child),
     }
 }

@@ -1,19 +1,43 @@
 //! The processes of the house: what the binary becomes when the supervisor starts it.
 
+use std::path::Path;
+
+use nix::sys::signal::SigSet;
 use serde::de::DeserializeOwned;
 
-use super::Failure;
 use super::args::Child;
+use super::{Failure, up};
+use crate::honeynet_file::HoneynetFile;
 use crate::jail;
 use crate::state::State;
-use crate::supervisor::{self, DomainProcess};
+use crate::supervisor::{self, DomainProcess, LogsinkProcess};
 
 /// The supervisor, in the foreground.
-pub fn supervisor(state: State) -> Result<(), Failure> {
+pub fn supervisor(state: State, file: &Path) -> Result<(), Failure> {
     log_to_stderr();
     // Its own session: a terminal's Ctrl-C is for the command that started it. Refused where it leads a group already.
     let _ = rustix::process::setsid();
-    Ok(supervisor::run(state)?)
+    let folder = std::path::absolute(file)?.parent().map(Path::to_owned).unwrap_or_default();
+    // Domains may be created without a honeynet file: then the network is the default one, without decoys.
+    let honeynet = match file.exists() {
+        true => up::read(file)?,
+        false => HoneynetFile::default(),
+    };
+    Ok(supervisor::run(state, &honeynet, &folder)?)
+}
+
+/// The switch.
+pub fn netwatch(child: &Child) -> Result<(), Failure> {
+    log_to_stderr();
+    Ok(netwatch::run(configuration(child)?)?)
+}
+
+/// The sink.
+pub fn logsink(child: &Child) -> Result<(), Failure> {
+    log_to_stderr();
+    let LogsinkProcess { jail, config } = configuration(child)?;
+    jail::enter(&jail)?;
+    Ok(logsink::run(config)?)
 }
 
 /// One domain's process.
@@ -25,6 +49,8 @@ pub fn honeyvmm(child: &Child) -> Result<(), Failure> {
 }
 
 fn configuration<T: DeserializeOwned>(child: &Child) -> Result<T, Failure> {
+    // The supervisor blocks the signals that it reads from a descriptor, and a mask outlives exec.
+    SigSet::empty().thread_set_mask()?;
     let file = std::fs::File::open(format!("/proc/self/fd/{}", child.config_fd))?;
     Ok(serde_json::from_reader(file)?)
 }

@@ -69,8 +69,6 @@ pub struct DomainFile {
     pub recipe: Option<String>,
     /// `hn_address`: the address of the first vif.
     pub address: Option<Ipv4Addr>,
-    /// `hn_publish`: published ports, `127.0.0.1:2222->22`.
-    pub publish: Vec<String>,
 }
 
 /// A domain file that was accepted, and what is odd about it.
@@ -257,7 +255,6 @@ impl Draft {
             layered: false,
             recipe: None,
             address: None,
-            publish: Vec::new(),
         };
         Draft { file, root: None, extra: None, cmdline: None, has_memory: false, warnings: Vec::new() }
     }
@@ -303,11 +300,6 @@ impl Draft {
             "hn_address" => {
                 let wanted = kind(key, value, "an IPv4 address in quotes");
                 self.file.address = Some(text(key, value)?.parse().map_err(|_| wanted)?);
-            }
-            "hn_publish" => {
-                let entries = list(key, value)?;
-                let texts = entries.iter().map(|entry| text(key, entry).map(str::to_owned));
-                self.file.publish = texts.collect::<Result<_, _>>()?;
             }
             key => self.warn(statement, format!("unknown key {key}")),
         }

@@ -2,26 +2,46 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use events::Event;
+use events::emitter::EmitterError;
+use events::{Emitter, Event};
 use jiff::Timestamp;
+
+use crate::state::State;
 
 /// Lines kept for `honeynet dmesg`.
 const LINES_MAX: usize = 1000;
 
+/// How long the end of the house waits for logsink to take what was told.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The supervisor's voice.
-#[derive(Default)]
 pub struct Announcer {
+    emitter: Emitter,
     lines: Mutex<VecDeque<String>>,
 }
 
 impl Announcer {
+    /// Speaks to the logsink of this state directory, now and whenever it is there.
+    pub fn new(state: &State) -> Result<Announcer, EmitterError> {
+        let emitter =
+            Emitter::connect(&state.events_socket(), "supervisor", Some(&state.spool("supervisor")))?;
+        Ok(Announcer { emitter, lines: Mutex::default() })
+    }
+
     /// Tells an event.
-    pub fn event(&self, event: &Event) {
+    pub fn event(&self, event: Event) {
         let json = event.to_json("supervisor", 0);
         let about = event.domain.as_deref().unwrap_or("-");
         let details = json.get(event.id.event_type()).map(ToString::to_string).unwrap_or_default();
         self.line(&format!("{} {about} {details}", event.id.as_str()));
+        self.emitter.emit(event);
+    }
+
+    /// Waits a moment until logsink has what was told.
+    pub fn flush(&self) {
+        self.emitter.flush(FLUSH_TIMEOUT);
     }
 
     /// Keeps a sentence for the operator.

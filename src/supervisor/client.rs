@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::evidence;
 use super::house::{House, HouseError};
 use super::launch;
 use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
@@ -33,7 +34,6 @@ pub fn serve(house: &Arc<House>, socket: UnixStream, down: &dyn Fn()) -> io::Res
         let reply = match serde_json::from_slice::<Request>(&line) {
             Err(error) => Reply::Error { error: format!("the request is not understood: {error}"), code: 2 },
             Ok(Request::Down) => {
-                house.close();
                 down();
                 Reply::Ok { ok: json!({}) }
             }
@@ -74,10 +74,10 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
             domain.console.attach(socket)?;
             return Ok(After::Closed);
         }
-        Request::Snapshot { .. } => return Err(HouseError::NotBuilt { what: "snapshot" }),
-        Request::FimBaseline { .. } => return Err(HouseError::NotBuilt { what: "fim baseline" }),
-        Request::FimCheck { .. } => return Err(HouseError::NotBuilt { what: "fim check" }),
-        Request::Net => return Err(HouseError::NotBuilt { what: "net" }),
+        Request::Snapshot { name, reason } => evidence::snapshot(house, &*house.domain(&name)?, reason)?,
+        Request::FimBaseline { name } => evidence::baseline(house, &*house.domain(&name)?)?,
+        Request::FimCheck { name } => evidence::check(house, &*house.domain(&name)?)?,
+        Request::Net => house.network.stats()?,
         // Served before this is asked; the connection ends there.
         Request::Down => json!({}),
     };
@@ -89,6 +89,7 @@ fn info(house: &House) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "state": house.state.root(),
+        "services": house.services.rows(),
         "domains": house.domains().len(),
         "memory_available_mib": super::resources::available_bytes().map(|bytes| bytes >> 20),
     })

@@ -262,7 +262,6 @@ impl Domain {
             "uuid": uuid_text(self.uuid),
             "macs": self.macs,
             "address": self.file.address,
-            "publish": self.file.publish,
         })
     }
 

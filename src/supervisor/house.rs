@@ -1,6 +1,7 @@
 //! All domains, and what can be asked of them.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use super::announce::Announcer;
 use super::console::ConsoleError;
 use super::control::ControlError;
 use super::domain::{Domain, Ending, Life};
+use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
+use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
 
@@ -69,12 +73,12 @@ pub enum HouseError {
     /// Its console is not to be had.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// This build lacks it.
-    #[error("{what} is not part of this build yet")]
-    NotBuilt {
-        /// What was asked for.
-        what: &'static str,
-    },
+    /// Nothing was taken.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// The switch did not do it.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
     /// It is still there.
     #[error("the process of domain {name} does not go")]
     Stays {
@@ -88,7 +92,11 @@ pub struct House {
     /// Its state directory.
     pub state: State,
     /// Its voice.
-    pub announcer: Announcer,
+    pub announcer: Arc<Announcer>,
+    /// Its network.
+    pub network: Arc<Network>,
+    /// Its services.
+    pub services: Arc<Services>,
     // Locked for looks and changes of the table only, never while a domain is built or asked.
     domains: Mutex<Table>,
 }
@@ -104,8 +112,13 @@ struct Table {
 
 impl House {
     /// An empty house.
-    pub fn new(state: State) -> Arc<House> {
-        Arc::new(House { state, announcer: Announcer::default(), domains: Mutex::new(Table::default()) })
+    pub fn new(
+        state: State,
+        announcer: Arc<Announcer>,
+        network: Arc<Network>,
+        services: Arc<Services>,
+    ) -> Arc<House> {
+        Arc::new(House { state, announcer, network, services, domains: Mutex::default() })
     }
 
     /// All domains, by number.
@@ -144,8 +157,9 @@ impl House {
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
         let plan = Plan { domid, file, folder, uuid };
-        let launched = launch::launch(&self.state, plan, move |domain, exit| {
+        let launched = launch::launch(&self.state, &self.network, plan, move |domain, exit| {
             let ending = domain.process_ended(exit);
+            house.network.unplug(domain.domid);
             house.ended(&domain, ending);
         });
         let mut table = self.table();
@@ -155,9 +169,10 @@ impl House {
         if domain.pid().is_some() || matches!(domain.life(), Life::Shutdown | Life::Crashed) {
             table.domains.insert(domid, Arc::clone(&domain));
         }
+        write_addresses(&self.state, &table);
         drop(table);
         let started = Event::new(EventId::DomainStarted, Timestamp::now()).domain(name, Some(domid));
-        self.announcer.event(&started.with("memory_mib", domain.file.memory_mib));
+        self.announcer.event(started.with("memory_mib", domain.file.memory_mib));
         Ok(domain)
     }
 
@@ -236,7 +251,7 @@ impl House {
             Ending::Crash { detail } => (EventId::DomainCrashed, detail.clone()),
         };
         let event = Event::new(id, Timestamp::now()).domain(domain.name(), Some(domain.domid));
-        self.announcer.event(&event.with("reason", detail));
+        self.announcer.event(event.with("reason", detail));
         let restart = |house: &Arc<House>| house.restart(domain);
         match domain.action(&ending) {
             OnExit::Destroy => self.forget(domain),
@@ -270,7 +285,9 @@ impl House {
     }
 
     fn forget(&self, domain: &Domain) {
-        self.table().domains.remove(&domain.domid);
+        let mut table = self.table();
+        table.domains.remove(&domain.domid);
+        write_addresses(&self.state, &table);
     }
 
     fn restart(self: &Arc<House>, domain: &Arc<Domain>) {
@@ -310,11 +327,31 @@ impl House {
     }
 
     fn tell(&self, id: EventId, domain: &Domain) {
-        self.announcer.event(&Event::new(id, Timestamp::now()).domain(domain.name(), Some(domain.domid)));
+        self.announcer.event(Event::new(id, Timestamp::now()).domain(domain.name(), Some(domain.domid)));
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which domain has which address, for logsink: a new file under the old one's name. Called with the table locked, so that the
+/// last writer wrote the last state.
+fn write_addresses(state: &State, table: &Table) {
+    let addresses: serde_json::Map<String, Value> = table
+        .domains
+        .values()
+        .filter_map(|domain| {
+            let address = domain.file.address?;
+            Some((address.to_string(), json!({ "name": domain.name(), "domid": domain.domid })))
+        })
+        .collect();
+    let (path, fresh) = (state.run().join("domains.json"), state.run().join("domains.json.new"));
+    let written = std::fs::write(&fresh, Value::Object(addresses).to_string())
+        .and_then(|()| std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o644)))
+        .and_then(|()| std::fs::rename(&fresh, &path));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the map of addresses cannot be written");
     }
 }
 

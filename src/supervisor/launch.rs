@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
-use super::control::Control;
+use super::control::{Control, ControlReader};
 use super::domain::{Domain, uuid_text};
+use super::network::{Network, SwitchError};
 use super::process::{Descriptors, Program};
 use super::resources::{self, Disk, ResourceError, Vif};
 use crate::domain_file::DomainFile;
@@ -41,6 +42,9 @@ pub enum LaunchError {
     /// Something that it needs is not there.
     #[error(transparent)]
     Resource(#[from] ResourceError),
+    /// The switch takes no vif.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
     /// A recipe's name where a kernel must be.
     #[error("domain {name} has no kernel")]
     NoKernel {
@@ -83,6 +87,7 @@ pub struct Plan {
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
 pub fn launch(
     state: &State,
+    network: &Network,
     plan: Plan,
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
 ) -> Result<Arc<Domain>, LaunchError> {
@@ -92,65 +97,28 @@ pub fn launch(
         move |source: io::Error| LaunchError::Step { name, step, source }
     };
     let own = OwnFolder::make(state, &name).map_err(step("make its folder"))?;
-    let Some(kernel) = &plan.file.kernel else { return Err(LaunchError::NoKernel { name }) };
-    let kernel = resources::open("kernel", &plan.folder.join(kernel))?;
-    let ramdisk = plan.file.ramdisk.as_ref();
-    let ramdisk = ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?;
-    let disks = resources::disks(&plan.file, &plan.folder)?;
-    let vifs = resources::vifs(&plan.file, plan.uuid)?;
-    let ram = resources::ram(plan.file.memory_mib)?;
-    let kvm = resources::kvm()?;
-
-    let (control_ours, control_theirs) = UnixStream::pair().map_err(step("make its control socket"))?;
-    let (console_ours, console_theirs) = UnixStream::pair().map_err(step("make its console socket"))?;
-    let mut descriptors = Descriptors::default();
-    let mut hand = Hand { descriptors: &mut descriptors };
-    let config = DomainConfig {
-        name: name.clone(),
-        domid: plan.domid,
-        uuid: uuid_text(plan.uuid),
-        memory_mib: plan.file.memory_mib,
-        vcpus: 1,
-        cmdline: plan.file.cmdline.clone(),
-        kvm_fd: hand.descriptors.hand(kvm),
-        kernel_fd: hand.descriptors.hand(kernel),
-        ramdisk_fd: ramdisk.map(|file| hand.descriptors.hand(file)),
-        ram_fd: hand.descriptors.hand_copy(&ram).map_err(step("hand over its RAM"))?,
-        control_fd: hand.descriptors.hand(control_theirs),
-        console_fd: hand.descriptors.hand(console_theirs),
-        events_fd: hand.events(state),
-        disks: hand.disks(&disks).map_err(step("hand over its disks"))?,
-        vifs: hand.vifs(&vifs).map_err(step("hand over its vifs"))?,
-        uid: None,
-    };
-    let jail = Jail { uid: Some(DOMAIN_UID_BASE + plan.domid), isolated: true };
+    let parts = Parts::gather(&plan, &own.path)?;
+    let plugs = Plugs { network, domid: plan.domid };
+    for (index, vif) in parts.vifs.iter().enumerate() {
+        let address = plan.file.vifs.get(index).and_then(|spec| spec.ip);
+        let address = address.or(if index == 0 { plan.file.address } else { None });
+        network.plug(&name, plan.domid, &vif.mac, address, &vif.port)?;
+    }
     let vmm_log = fresh_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
-    let stderr = vmm_log.try_clone().map_err(step("open its log"))?;
-    let mut program = Program::new("honeyvmm", &DomainProcess { jail, domain: config }, stderr.into())
-        .map_err(step("write its configuration"))?;
-    program.descriptors = descriptors;
-    program.own_pids = true;
-
-    let (control, reader) = Control::new(control_ours).map_err(step("use its control socket"))?;
+    let sockets = Sockets::make().map_err(step("make its sockets"))?;
+    let (control, reader) = Control::new(sockets.control).map_err(step("use its control socket"))?;
     let log = LimitedLog::open(&own.path.join("console.log"), LOG_BYTES_MAX)
         .map_err(step("open its console log"))?;
-    let console = Console::start(console_ours, log).map_err(step("read its console"))?;
-    let macs = vifs.iter().map(|vif| vif.mac.clone()).collect();
-    let memory_bytes = plan.file.memory_mib << 20;
-    let Plan { domid, file, folder, uuid } = plan;
-    let domain = Arc::new(Domain::new(domid, file, folder, uuid, macs, ram, disks, control, console));
+    let console = Console::start(sockets.console, log).map_err(step("read its console"))?;
+    let child = Child { control: sockets.child_control, console: sockets.child_console };
+    let program = program(state, &plan, &parts, child, &vmm_log).map_err(step("write its configuration"))?;
 
-    let noticed = Arc::clone(&domain);
-    let notices = std::thread::Builder::new().name("control".into());
-    let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)));
-    let notices = notices.map_err(step("read its control socket"))?;
-    let waited = Arc::clone(&domain);
-    let started = program.start(move |exit| {
-        // Its last words are on the socket still.
-        let _ = notices.join();
-        ended(waited, exit);
-    });
-    let pid = started.map_err(step("start its process"))?;
+    let Plan { domid, file, folder, uuid } = plan;
+    let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
+    let memory_bytes = file.memory_mib << 20;
+    let domain =
+        Arc::new(Domain::new(domid, file, folder, uuid, macs, parts.ram, parts.disks, control, console));
+    let pid = start(&domain, program, reader, ended).map_err(step("start its process"))?;
     let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
         tracing::warn!(%error, name, "no memory limit for this domain's process");
         None
@@ -158,13 +126,106 @@ pub fn launch(
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
         own.keep();
+        std::mem::forget(plugs);
         return Ok(domain);
     }
     if domain.pid().is_some() {
-        domain.want_destroyed();
         kill(pid);
     }
     Err(LaunchError::Died { name, reason: last_line(vmm_log) })
+}
+
+/// What a domain is built from, gathered before anything is started.
+struct Parts {
+    kernel: File,
+    ramdisk: Option<File>,
+    disks: Vec<Disk>,
+    vifs: Vec<Vif>,
+    ram: File,
+    kvm: File,
+}
+
+impl Parts {
+    fn gather(plan: &Plan, own: &Path) -> Result<Parts, LaunchError> {
+        let file = &plan.file;
+        let Some(kernel) = &file.kernel else {
+            return Err(LaunchError::NoKernel { name: file.name.clone() });
+        };
+        let ramdisk = file.ramdisk.as_ref();
+        Ok(Parts {
+            kernel: resources::open("kernel", &plan.folder.join(kernel))?,
+            ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
+            disks: resources::disks(file, &plan.folder, own)?,
+            vifs: resources::vifs(file, plan.uuid)?,
+            ram: resources::ram(file.memory_mib)?,
+            kvm: resources::kvm()?,
+        })
+    }
+}
+
+struct Sockets {
+    control: UnixStream,
+    console: UnixStream,
+    child_control: UnixStream,
+    child_console: UnixStream,
+}
+
+impl Sockets {
+    fn make() -> io::Result<Sockets> {
+        let (control, child_control) = UnixStream::pair()?;
+        let (console, child_console) = UnixStream::pair()?;
+        Ok(Sockets { control, console, child_control, child_console })
+    }
+}
+
+/// The ends of the sockets that go to the child.
+struct Child {
+    control: UnixStream,
+    console: UnixStream,
+}
+
+fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) -> io::Result<Program> {
+    let mut hand = Hand { descriptors: Descriptors::default() };
+    let domain = DomainConfig {
+        name: plan.file.name.clone(),
+        domid: plan.domid,
+        uuid: uuid_text(plan.uuid),
+        memory_mib: plan.file.memory_mib,
+        vcpus: 1,
+        cmdline: plan.file.cmdline.clone(),
+        kvm_fd: hand.descriptors.hand_copy(&parts.kvm)?,
+        kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
+        ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
+        ram_fd: hand.descriptors.hand_copy(&parts.ram)?,
+        control_fd: hand.descriptors.hand(child.control),
+        console_fd: hand.descriptors.hand(child.console),
+        events_fd: hand.events(state),
+        disks: hand.disks(&parts.disks)?,
+        vifs: hand.vifs(&parts.vifs)?,
+        uid: None,
+    };
+    let jail = Jail { uid: Some(DOMAIN_UID_BASE + plan.domid), isolated: true };
+    let mut program = Program::new("honeyvmm", &DomainProcess { jail, domain }, log.try_clone()?.into())?;
+    program.descriptors = hand.descriptors;
+    program.own_pids = true;
+    Ok(program)
+}
+
+fn start(
+    domain: &Arc<Domain>,
+    program: Program,
+    reader: ControlReader,
+    ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
+) -> io::Result<u32> {
+    let noticed = Arc::clone(domain);
+    let notices = std::thread::Builder::new().name("control".into());
+    let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)))?;
+    let waited = Arc::clone(domain);
+    program.start(move |exit| {
+        // Its last words are on the socket still.
+        let _ = notices.join();
+        ended(waited, exit);
+    })
 }
 
 /// Ends a process of ours at once.
@@ -172,6 +233,18 @@ pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // It may be gone already, which is what is wanted.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// The domain's vifs at the switch; pulled out again if the domain does not come up.
+struct Plugs<'a> {
+    network: &'a Network,
+    domid: u32,
+}
+
+impl Drop for Plugs<'_> {
+    fn drop(&mut self) {
+        self.network.unplug(self.domid);
     }
 }
 
@@ -202,11 +275,11 @@ impl Drop for OwnFolder {
     }
 }
 
-struct Hand<'a> {
-    descriptors: &'a mut Descriptors,
+struct Hand {
+    descriptors: Descriptors,
 }
 
-impl Hand<'_> {
+impl Hand {
     fn disks(&mut self, disks: &[Disk]) -> io::Result<Vec<DiskConfig>> {
         let hand = |disk: &Disk| {
             Ok(DiskConfig {

@@ -3,9 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use honeyvmm::disk::{BaseId, DiskError, Layer};
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use vifport::{Port, PortFds};
 
@@ -15,6 +16,8 @@ use crate::domain_file::vif::{VifSpec, format_mac};
 
 /// Memory that stays for the host when a domain is built.
 const HOST_RESERVE_BYTES: u64 = 128 << 20;
+/// The part of an image that goes into the id that its layers are bound to.
+const BASE_ID_BYTES: u64 = 1 << 20;
 
 /// Why a domain has not what it needs.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,15 @@ pub enum ResourceError {
     NotADisk {
         /// The image.
         path: PathBuf,
+    },
+    /// The layer cannot be used.
+    #[error("copy-on-write layer {path} cannot be used")]
+    Layer {
+        /// The layer.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: DiskError,
     },
     /// There is not so much memory.
     #[error("{wanted_mib} MiB of RAM are not there: {available_mib} MiB are available")]
@@ -84,29 +96,87 @@ pub fn open(what: &'static str, path: &Path) -> Result<File, ResourceError> {
     File::open(path).map_err(|source| ResourceError::Open { what, path: path.to_owned(), source })
 }
 
-/// Opens and locks the disks of a domain. An image that a domain may write belongs to that domain alone; images that are only
-/// read, or that have a layer in front, are shared.
-pub fn disks(file: &DomainFile, folder: &Path) -> Result<Vec<Disk>, ResourceError> {
-    file.disks.iter().map(|spec| disk(spec, folder)).collect()
+/// Opens and locks the disks of a domain; layers lie in `own`. An image that a domain may write belongs to that domain alone;
+/// images that are only read, or that have a layer in front, are shared.
+pub fn disks(file: &DomainFile, folder: &Path, own: &Path) -> Result<Vec<Disk>, ResourceError> {
+    let open = |spec: &DiskSpec| match file.layered && !spec.read_only {
+        true => layered_disk(spec, &folder.join(&spec.target), own),
+        false => plain_disk(spec, &folder.join(&spec.target)),
+    };
+    file.disks.iter().map(open).collect()
 }
 
-fn disk(spec: &DiskSpec, folder: &Path) -> Result<Disk, ResourceError> {
-    let path = folder.join(&spec.target);
-    let opened = OpenOptions::new().read(true).write(!spec.read_only).open(&path);
-    let base = opened.map_err(|source| ResourceError::Open { what: "disk", path: path.clone(), source })?;
-    let operation = match spec.read_only {
-        true => FlockOperation::NonBlockingLockShared,
-        false => FlockOperation::NonBlockingLockExclusive,
+fn plain_disk(spec: &DiskSpec, path: &Path) -> Result<Disk, ResourceError> {
+    let (base, _) = image(path, !spec.read_only)?;
+    Ok(Disk { spec: spec.clone(), base, layer: None })
+}
+
+fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, ResourceError> {
+    let (base, base_bytes) = image(path, false)?;
+    let id = base_id(&base, base_bytes);
+    let id = id.map_err(|source| ResourceError::Open { what: "disk", path: path.to_owned(), source })?;
+    let layer_path = own.join(format!("{}.layer", spec.vdev));
+    let wrong = |source| ResourceError::Layer { path: layer_path.clone(), source };
+    let layer = open_layer(&layer_path)?;
+    if layer.metadata().is_ok_and(|meta| meta.len() > 0) {
+        let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
+        if Layer::open(copy, base_bytes, id).is_ok() {
+            return Ok(Disk { spec: spec.clone(), base, layer: Some(layer) });
+        }
+        // What an intruder wrote over another image is kept, but it fits this one no more.
+        drop(layer);
+        let older = layer_path.with_extension("layer.1");
+        std::fs::rename(&layer_path, older).map_err(|error| wrong(error.into()))?;
+    } else {
+        drop(layer);
+    }
+    let layer = open_layer(&layer_path)?;
+    let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
+    Layer::create(copy, base_bytes, id).map_err(wrong)?;
+    Ok(Disk { spec: spec.clone(), base, layer: Some(layer) })
+}
+
+fn open_layer(path: &Path) -> Result<File, ResourceError> {
+    let opened =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
+    let layer =
+        opened.map_err(|source| ResourceError::Open { what: "layer", path: path.to_owned(), source })?;
+    match rustix::fs::flock(&layer, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(layer),
+        Err(_) => Err(ResourceError::DiskInUse { path: path.to_owned() }),
+    }
+}
+
+/// Opens and locks an image; answers its length too.
+fn image(path: &Path, written: bool) -> Result<(File, u64), ResourceError> {
+    let opened = OpenOptions::new().read(true).write(written).open(path);
+    let base =
+        opened.map_err(|source| ResourceError::Open { what: "disk", path: path.to_owned(), source })?;
+    let operation = match written {
+        true => FlockOperation::NonBlockingLockExclusive,
+        false => FlockOperation::NonBlockingLockShared,
     };
     if rustix::fs::flock(&base, operation).is_err() {
-        return Err(ResourceError::DiskInUse { path });
+        return Err(ResourceError::DiskInUse { path: path.to_owned() });
     }
     // A block device has no length in its metadata, its end can be sought.
     let bytes = rustix::fs::seek(&base, rustix::fs::SeekFrom::End(0)).unwrap_or(0);
     if bytes == 0 || bytes % 512 != 0 || base.metadata().is_ok_and(|meta| meta.is_dir()) {
-        return Err(ResourceError::NotADisk { path });
+        return Err(ResourceError::NotADisk { path: path.to_owned() });
     }
-    Ok(Disk { spec: spec.clone(), base, layer: None })
+    Ok((base, bytes))
+}
+
+/// What binds a layer to its image: length, time of the last change, and the first bytes, where file systems keep their uuid.
+fn base_id(base: &File, base_bytes: u64) -> io::Result<BaseId> {
+    let mut first = vec![0; BASE_ID_BYTES.min(base_bytes) as usize];
+    base.read_exact_at(&mut first, 0)?;
+    let meta = base.metadata()?;
+    let mut hash = blake3::Hasher::new();
+    for number in [base_bytes as i64, meta.mtime(), meta.mtime_nsec()] {
+        hash.update(&number.to_le_bytes());
+    }
+    Ok(*hash.update(&first).finalize().as_bytes())
 }
 
 /// The RAM of a domain: a memfd of this size that can neither grow nor shrink.
@@ -126,13 +196,26 @@ pub fn ram(memory_mib: u64) -> Result<File, ResourceError> {
 
 /// Copies RAM to a file; pages that were never touched stay holes.
 pub fn copy_ram(ram: &File, path: &Path) -> io::Result<()> {
-    let bytes = ram.metadata()?.len();
-    let out = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    out.set_len(bytes)?;
+    copy(ram, &OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?)
+}
+
+/// Copies a file to one that has no name: by reference where the file system can, else what is not a hole.
+pub fn copy_to_temporary(from: &File, folder: &Path) -> io::Result<File> {
+    let to = tempfile::tempfile_in(folder)?;
+    if rustix::fs::ioctl_ficlone(&to, from).is_err() {
+        copy(from, &to)?;
+    }
+    Ok(to)
+}
+
+fn copy(from: &File, to: &File) -> io::Result<()> {
+    // A block device has no length in its metadata.
+    let bytes = rustix::fs::seek(from, rustix::fs::SeekFrom::End(0))?;
+    to.set_len(bytes)?;
     let mut at = 0;
-    while let Ok(start) = rustix::fs::seek(ram, rustix::fs::SeekFrom::Data(at)) {
-        let end = rustix::fs::seek(ram, rustix::fs::SeekFrom::Hole(start))?;
-        copy_range(ram, &out, start, end)?;
+    while let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
+        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start))?;
+        copy_range(from, to, start, end)?;
         at = end;
     }
     Ok(())
@@ -197,7 +280,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("a.img");
         std::fs::write(&image, [0; 1024]).unwrap();
-        let open = |access| disks(&file_with_disk(&image, access), folder.path());
+        let open = |access| disks(&file_with_disk(&image, access), folder.path(), folder.path());
         {
             let _writer = open("w").unwrap();
             assert!(matches!(open("w"), Err(ResourceError::DiskInUse { .. })));
@@ -208,10 +291,35 @@ mod tests {
     }
 
     #[test]
+    fn an_image_with_layers_is_shared_and_a_layer_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("a.img");
+        std::fs::write(&image, [0; 8192]).unwrap();
+        let mut file = file_with_disk(&image, "w");
+        file.layered = true;
+        let own = [folder.path().join("a"), folder.path().join("b")];
+        own.iter().for_each(|own| std::fs::create_dir(own).unwrap());
+        let first = disks(&file, folder.path(), &own[0]).unwrap();
+        let _other = disks(&file, folder.path(), &own[1]).unwrap();
+        assert!(matches!(disks(&file, folder.path(), &own[0]), Err(ResourceError::DiskInUse { .. })));
+        let layer = first[0].layer.as_ref().unwrap();
+        layer.write_all_at(b"x", 3).unwrap();
+        drop(first);
+        // The damaged layer is put aside, a fresh one takes its place; the fresh one is found again.
+        let bytes = |own: &Path| std::fs::read(own.join("xvda.layer")).unwrap();
+        drop(disks(&file, folder.path(), &own[0]).unwrap());
+        assert!(own[0].join("xvda.layer.1").exists());
+        let fresh = bytes(&own[0]);
+        drop(disks(&file, folder.path(), &own[0]).unwrap());
+        assert_eq!(bytes(&own[0]), fresh);
+    }
+
+    #[test]
     fn what_is_no_image_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("a.img");
-        let open = || disks(&file_with_disk(&image, "w"), folder.path()).map(|_| ()).unwrap_err();
+        let open =
+            || disks(&file_with_disk(&image, "w"), folder.path(), folder.path()).map(|_| ()).unwrap_err();
         assert!(matches!(open(), ResourceError::Open { .. }));
         std::fs::write(&image, "").unwrap();
         assert!(matches!(open(), ResourceError::NotADisk { .. }));

@@ -3,17 +3,24 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
 
+use events::emitter::EmitterError;
+
+use super::announce::Announcer;
 use super::client;
 use super::house::House;
+use super::logsink::Logsink;
+use super::network::{NETWATCH_UID, Netwatch, Network, NetworkError};
+use super::services::Services;
+use crate::honeynet_file::HoneynetFile;
 use crate::state::State;
 
 /// Why the supervisor does not run.
@@ -28,6 +35,12 @@ pub enum SupervisorError {
     /// Not root.
     #[error("the supervisor must be started by root")]
     NotRoot,
+    /// It has no network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// It has no voice.
+    #[error("the supervisor cannot tell events")]
+    Announcer(#[source] EmitterError),
     /// A step failed.
     #[error("the supervisor cannot {step}")]
     Step {
@@ -40,7 +53,7 @@ pub enum SupervisorError {
 }
 
 /// Runs until `down` is asked for or SIGTERM or SIGINT comes; then takes everything down.
-pub fn run(state: State) -> Result<(), SupervisorError> {
+pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), SupervisorError> {
     let step = |step: &'static str| move |source: io::Error| SupervisorError::Step { step, source };
     if !rustix::process::geteuid().is_root() {
         return Err(SupervisorError::NotRoot);
@@ -55,12 +68,13 @@ pub fn run(state: State) -> Result<(), SupervisorError> {
     let signals = nix::sys::signalfd::SignalFd::new(&signals)
         .map_err(io::Error::from)
         .map_err(step("wait for signals"))?;
-    let listener = listen(&state).map_err(step("listen"))?;
     let (ending, end): (OwnedFd, OwnedFd) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(io::Error::from)
         .map_err(step("make a pipe"))?;
     let end = Arc::new(end);
-    let house = House::new(state);
+    let house = open_house(state, file, folder)?;
+    let listener = listen(&house.state).map_err(step("listen"));
+    let listener = listener.inspect_err(|_| close(&house))?;
     house.announcer.line("the supervisor is ready");
     loop {
         let mut ready = [
@@ -70,7 +84,10 @@ pub fn run(state: State) -> Result<(), SupervisorError> {
         ];
         match rustix::event::poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,
-            Err(errno) => return Err(step("wait")(errno.into())),
+            Err(errno) => {
+                close(&house);
+                return Err(step("wait")(errno.into()));
+            }
             Ok(_) => {}
         }
         if !ready[1].revents().is_empty() || !ready[2].revents().is_empty() {
@@ -81,9 +98,42 @@ pub fn run(state: State) -> Result<(), SupervisorError> {
             Err(error) => tracing::warn!(%error, "a client cannot be taken"),
         }
     }
-    house.close();
-    let _ = std::fs::remove_file(house.state.socket());
+    close(&house);
     Ok(())
+}
+
+/// Opens the traversable root and the private rooms of the state directory, the network, and the services.
+fn open_house(state: State, file: &HoneynetFile, folder: &Path) -> Result<Arc<House>, SupervisorError> {
+    let step = |step: &'static str| move |source: io::Error| SupervisorError::Step { step, source };
+    // Services of other users pass through the root to the folders that are theirs.
+    for shared in [state.root().to_owned(), state.run()] {
+        std::fs::set_permissions(&shared, Permissions::from_mode(0o711)).map_err(step("open its folder"))?;
+    }
+    for private in [state.pcap(), state.root().join("spool")] {
+        state.make(&private).map_err(step("make its folders"))?;
+    }
+    chown(state.pcap(), Some(NETWATCH_UID), Some(NETWATCH_UID)).map_err(step("give netwatch its folder"))?;
+    let network = Arc::new(Network::build(file, folder, &state)?);
+    let logsink = Logsink::prepare(&state, Arc::clone(&network)).map_err(step("prepare logsink"))?;
+    let announcer = Arc::new(Announcer::new(&state).map_err(SupervisorError::Announcer)?);
+    let services = Services::new(Arc::clone(&announcer));
+    services.keep(Arc::new(logsink)).map_err(step("start logsink"))?;
+    services.keep(Arc::new(Netwatch(Arc::clone(&network)))).map_err(step("start netwatch"))?;
+    Ok(House::new(state, announcer, network, services))
+}
+
+/// Domains first, then what they spoke to; logsink last, so that it hears of all that.
+fn close(house: &House) {
+    house.close();
+    house.services.ending("netwatch");
+    house.network.hang_up();
+    house.services.stop("netwatch");
+    house.announcer.flush();
+    house.services.stop("logsink");
+    house.network.remove();
+    for path in [house.state.socket(), house.state.events_socket()] {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn serve(house: &Arc<House>, socket: UnixStream, end: Arc<OwnedFd>) {

@@ -53,7 +53,7 @@ fn cmdline_replaces_root_and_extra() {
 #[test]
 fn exits_uuid_and_own_keys_are_read() {
     let text = "name='a'\nmemory=64\nhn_recipe='ssh-server'\non_crash='coredump-restart'\non_reboot='preserve'\n\
-                uuid='00112233-4455-6677-8899-aabbccddeeff'\nhn_layer=1\nhn_address='10.77.0.2'\nhn_publish=['127.0.0.1:1->2']";
+                uuid='00112233-4455-6677-8899-aabbccddeeff'\nhn_layer=1\nhn_address='10.77.0.2'";
     let file = parse(text).unwrap().file;
     assert_eq!(
         (file.on_poweroff, file.on_reboot, file.on_crash),
@@ -61,7 +61,6 @@ fn exits_uuid_and_own_keys_are_read() {
     );
     assert_eq!(file.uuid.unwrap()[15], 0xff);
     assert!(file.layered);
-    assert_eq!(file.publish, ["127.0.0.1:1->2"]);
 }
 
 #[test]
