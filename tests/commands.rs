@@ -1,0 +1,74 @@
+//! The command line as its user meets it: words, exit codes, one sentence for each failure.
+
+mod util;
+
+use std::process::Command;
+
+use util::Honeynet;
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let words = [
+        "create", "list", "console", "pause", "unpause", "shutdown", "reboot", "destroy", "info", "dmesg", "xenstore-ls",
+        "net", "snapshot", "fim", "verify", "evidence", "events", "doctor", "up", "down", "supervisor",
+    ];
+    for word in words {
+        let output = Command::new(env!("CARGO_BIN_EXE_honeynet")).args([word, "--help"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("Example: honeynet "), "{word}: {text}");
+        assert!(text.contains("--json"), "{word}: {text}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let honeynet = Honeynet::new("");
+    assert_eq!(honeynet.run(&["dance"]).code, 2);
+    assert_eq!(honeynet.run(&["console"]).code, 2);
+}
+
+#[test]
+fn what_needs_a_running_honeynet_says_so() {
+    let honeynet = Honeynet::new("");
+    for word in [&["list"][..], &["pause", "x"], &["info"], &["net"], &["snapshot", "x"]] {
+        honeynet.run(word).fails(1, "the honeynet is not up: start it with `honeynet up`");
+    }
+    honeynet.run(&["down"]).good();
+}
+
+#[test]
+fn a_malformed_domain_file_is_refused_before_anything_starts() {
+    let honeynet = Honeynet::new("");
+    honeynet.write("a.cfg", "name = 'a'\nmemory = [\n");
+    honeynet.run(&["create", "a.cfg"]).fails(1, "a.cfg: line 2, column 10: the list that begins here has no closing ]");
+    honeynet.run(&["create", "b.cfg"]).fails(1, "b.cfg cannot be read: No such file or directory (os error 2)");
+    assert!(!honeynet.path("state").exists());
+}
+
+#[test]
+fn a_malformed_honeynet_file_is_refused_before_anything_starts() {
+    let honeynet = Honeynet::new("uplink = \"eth0\"\n");
+    honeynet.run(&["up"]).fails(
+        1,
+        "honeynet.toml: line 4, column 10: network.uplink = \"eth0\" is none of none, interface:NAME, bridge:NAME, macvlan:NAME",
+    );
+    assert!(!honeynet.path("state").exists());
+}
+
+#[test]
+fn a_case_that_is_not_there_ends_with_3() {
+    let honeynet = Honeynet::new("");
+    honeynet.run(&["verify", "case-1"]).fails(3, "there is no case case-1");
+    assert_eq!(honeynet.run(&["evidence", "--json"]).good().json(), serde_json::json!([]));
+}
+
+#[test]
+fn doctor_says_one_line_for_each_thing() {
+    let honeynet = Honeynet::new("");
+    let checks = honeynet.run(&["doctor", "--json"]).json();
+    let checks = checks.as_array().unwrap();
+    let lines = honeynet.run(&["doctor"]).stdout;
+    assert_eq!(lines.lines().count(), checks.len());
+    assert!(checks.iter().any(|check| check["what"] == "/dev/kvm"));
+    assert!(!honeynet.path("state").exists());
+}
