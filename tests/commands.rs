@@ -9,8 +9,27 @@ use util::Honeynet;
 #[test]
 fn every_command_has_help_with_an_example() {
     let words = [
-        "create", "list", "console", "pause", "unpause", "shutdown", "reboot", "destroy", "info", "dmesg", "xenstore-ls",
-        "net", "snapshot", "fim", "verify", "evidence", "events", "doctor", "up", "down", "supervisor",
+        "create",
+        "list",
+        "console",
+        "pause",
+        "unpause",
+        "shutdown",
+        "reboot",
+        "destroy",
+        "info",
+        "dmesg",
+        "xenstore-ls",
+        "net",
+        "snapshot",
+        "fim",
+        "verify",
+        "evidence",
+        "events",
+        "doctor",
+        "up",
+        "down",
+        "supervisor",
     ];
     for word in words {
         let output = Command::new(env!("CARGO_BIN_EXE_honeynet")).args([word, "--help"]).output().unwrap();
@@ -40,8 +59,12 @@ fn what_needs_a_running_honeynet_says_so() {
 fn a_malformed_domain_file_is_refused_before_anything_starts() {
     let honeynet = Honeynet::new("");
     honeynet.write("a.cfg", "name = 'a'\nmemory = [\n");
-    honeynet.run(&["create", "a.cfg"]).fails(1, "a.cfg: line 2, column 10: the list that begins here has no closing ]");
-    honeynet.run(&["create", "b.cfg"]).fails(1, "b.cfg cannot be read: No such file or directory (os error 2)");
+    honeynet
+        .run(&["create", "a.cfg"])
+        .fails(1, "a.cfg: line 2, column 10: the list that begins here has no closing ]");
+    honeynet
+        .run(&["create", "b.cfg"])
+        .fails(1, "b.cfg cannot be read: No such file or directory (os error 2)");
     assert!(!honeynet.path("state").exists());
 }
 

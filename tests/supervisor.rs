@@ -23,7 +23,8 @@ fn down_leaves_neither_namespace_nor_socket_nor_process() {
     let down = honeynet.run(&["down", "--json"]).good();
     assert_eq!(down.json()["was_up"], true);
     assert!(!namespace_exists(&honeynet.namespace));
-    let left: Vec<_> = std::fs::read_dir(honeynet.path("state/run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(honeynet.path("state/run")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".sock")), "{left:?}");
     assert!(pids.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
     assert_eq!(honeynet.run(&["down", "--json"]).good().json()["was_up"], false);
@@ -40,7 +41,10 @@ fn a_domain_that_cannot_be_built_leaves_nothing() {
     };
     create("ramdisk='nowhere'").fails(
         1,
-        &format!("ramdisk {} cannot be opened: No such file or directory (os error 2)", honeynet.path("nowhere").display()),
+        &format!(
+            "ramdisk {} cannot be opened: No such file or directory (os error 2)",
+            honeynet.path("nowhere").display()
+        ),
     );
     let much = create("memory=900000");
     assert!(much.code == 1 && much.stderr.contains("900000 MiB of RAM are not there"), "{much:?}");
@@ -71,7 +75,9 @@ fn a_disk_in_use_by_somebody_else_is_refused() {
 fn a_published_port_that_is_taken_is_refused_and_nothing_stays() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
-    let decoy = format!("[[decoy]]\nname=\"a\"\ndomain=\"a.cfg\"\naddress=\"10.77.0.2\"\npublish=[\"{listen}->22\"]\n");
+    let decoy = format!(
+        "[[decoy]]\nname=\"a\"\ndomain=\"a.cfg\"\naddress=\"10.77.0.2\"\npublish=[\"{listen}->22\"]\n"
+    );
     let honeynet = Honeynet::new(&decoy);
     honeynet.write("a.cfg", "name='a'\nmemory=64\nkernel='k'\n");
     honeynet.run(&["create", "a.cfg"]).fails(
@@ -110,7 +116,9 @@ fn a_killed_service_is_an_event_and_comes_back() {
     honeynet.run(&["down"]).good();
     let events = honeynet.run(&["events", "--id", "service.failed", "--json"]).good().stdout;
     for role in ["netwatch", "logsink"] {
-        let told = events.lines().any(|line| line.contains(&format!("\"service\":\"{role}\"")) && line.contains("signal: 9"));
+        let told = events
+            .lines()
+            .any(|line| line.contains(&format!("\"service\":\"{role}\"")) && line.contains("signal: 9"));
         assert!(told, "{role}: {events}");
     }
 }

@@ -39,7 +39,11 @@ impl Done {
     /// It ended with this code and one sentence.
     #[track_caller]
     pub fn fails(self, code: i32, sentence: &str) -> Done {
-        assert_eq!((self.code, self.stderr.trim_end()), (code, format!("honeynet: {sentence}").as_str()), "{self:?}");
+        assert_eq!(
+            (self.code, self.stderr.trim_end()),
+            (code, format!("honeynet: {sentence}").as_str()),
+            "{self:?}"
+        );
         self
     }
 
@@ -84,7 +88,11 @@ impl Honeynet {
     /// Runs the binary in its folder.
     pub fn run(&self, arguments: &[&str]) -> Done {
         let mut command = Command::new(env!("CARGO_BIN_EXE_honeynet"));
-        command.current_dir(self.folder.path()).args(["--state", "state"]).args(arguments).stdin(Stdio::null());
+        command
+            .current_dir(self.folder.path())
+            .args(["--state", "state"])
+            .args(arguments)
+            .stdin(Stdio::null());
         let Output { status, stdout, stderr } = command.output().unwrap();
         Done {
             code: status.code().unwrap_or(-1),
@@ -97,10 +105,8 @@ impl Honeynet {
     pub fn start_supervisor(&self) {
         // A domain file that cannot be built starts the supervisor all the same.
         self.write("nothing.cfg", "name='nothing'\nmemory=64\nkernel='/nonexistent'\n");
-        self.run(&["create", "nothing.cfg"]).fails(
-            1,
-            "kernel /nonexistent cannot be opened: No such file or directory (os error 2)",
-        );
+        self.run(&["create", "nothing.cfg"])
+            .fails(1, "kernel /nonexistent cannot be opened: No such file or directory (os error 2)");
     }
 
     /// Pid of one of its services, when it has another than `before`.
