@@ -3,13 +3,26 @@
 PACKAGES_BUILD := gcc binutils make pkg-config libpcap-dev
 PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdump iputils-ping
 
-.PHONY: test packages-build packages-test lint
+PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
+
+.PHONY: up down test packages-build packages-test packages-run lint
 
 packages-build:
 	@scripts/packages $(PACKAGES_BUILD)
 
 packages-test: packages-build
 	@scripts/packages $(PACKAGES_TEST)
+
+packages-run: packages-build
+	@scripts/packages $(PACKAGES_RUN)
+
+# Builds, then brings the decoys of honeynet.toml up; target/release/honeynet is the program.
+up: packages-run
+	cargo build --release -p honeynet
+	target/release/honeynet up
+
+down:
+	target/release/honeynet down
 
 test: packages-test
 	cargo test --workspace
