@@ -17,6 +17,7 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::resources::Disk;
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -285,6 +286,7 @@ impl House {
     }
 
     fn forget(&self, domain: &Domain) {
+        domain.disks.iter().for_each(Disk::unlock);
         let mut table = self.table();
         table.domains.remove(&domain.domid);
         write_addresses(&self.state, &table);
