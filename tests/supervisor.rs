@@ -4,12 +4,7 @@ mod util;
 
 use std::net::TcpListener;
 
-use util::{Honeynet, namespace_exists};
-
-fn kill(pid: i64) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
+use util::{Honeynet, kill, namespace_exists};
 
 #[test]
 fn down_leaves_neither_namespace_nor_socket_nor_process() {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod guest;
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// One honeynet.
@@ -133,4 +135,10 @@ impl Drop for Honeynet {
 /// Whether this named network namespace exists.
 pub fn namespace_exists(name: &str) -> bool {
     Path::new("/run/netns").join(name).exists()
+}
+
+/// Ends a process of the test's own honeynet at once.
+pub fn kill(pid: i64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
