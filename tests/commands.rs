@@ -1,4 +1,9 @@
 //! The command line as its user meets it: words, exit codes, one sentence for each failure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod util;
 

@@ -1,4 +1,9 @@
 //! Domains as their owner meets them: a real kernel, through the real command line (root, /dev/kvm).
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod util;
 

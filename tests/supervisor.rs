@@ -1,4 +1,9 @@
 //! The supervisor and its services as real processes (root).
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod util;
 

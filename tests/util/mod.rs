@@ -1,5 +1,10 @@
 //! A honeynet of the test's own: state directory, namespace and honeynet file; taken down when dropped.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
