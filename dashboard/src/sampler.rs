@@ -116,11 +116,6 @@ impl Sampler {
         })
     }
 
-    /// Whether there was a domain of this name.
-    pub fn has_domain(&self, name: &str) -> bool {
-        self.seen().domains.iter().any(|row| row.name == name)
-    }
-
     async fn look(&self, supervisor: &Supervisor) {
         let (list, info, net) = (json!({ "op": "list" }), json!({ "op": "info" }), json!({ "op": "net" }));
         let (list, info, switch) = tokio::join!(

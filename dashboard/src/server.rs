@@ -24,8 +24,8 @@ use crate::app::{self, App};
 use crate::config::Config;
 use crate::tls::{self, TlsError};
 
-/// Connections at one time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections at one time; more wait in the kernel's queue. Store, cases and supervisor need some of the 256 descriptors too.
+const CONNECTIONS_MAX: usize = 160;
 /// How long a client may take for a TLS handshake, and for the head of a request; also how long it may keep a connection that it does
 /// not use.
 const HANDSHAKE: Duration = Duration::from_secs(10);
