@@ -10,7 +10,7 @@ use fantoccini::Locator;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use util::browser::Browser;
-use util::{House, PASSWORD, TOKEN, eventually};
+use util::{House, PASSWORD, eventually};
 
 fn alert(signature: &str) -> Event {
     let flow = FlowTuple {
@@ -213,8 +213,6 @@ async fn every_page_fits_a_desk_and_a_telephone() {
     for (name, width, dark) in [("desk", 1400, None), ("desk-dark", 1400, Some(())), ("telephone", 420, None)]
     {
         let browser = Browser::start(width, 900, dark).await;
-        // A window is at least as wide as its frame allows; the page is not.
-        browser.script("return true").await;
         browser.go(&house, "/login").await;
         picture(&browser, name, "login").await;
         browser.log_in(&house, PASSWORD).await;
@@ -233,7 +231,6 @@ async fn every_page_fits_a_desk_and_a_telephone() {
         }
         browser.end().await;
     }
-    assert_eq!(house.get("/api/jobs").status, 200, "{TOKEN}");
 }
 
 fn page_path(page: &str) -> &'static str {

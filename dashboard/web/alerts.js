@@ -6,8 +6,9 @@ import { Listing } from "./listing.js";
 
 export function endpoints(event) {
   if (!event.src_ip) return el("span", { class: "faint" }, "–");
-  const end = (ip, port) => [cell(ip, "mono"), port ? el("span", { class: "faint mono" }, `:${port}`) : null];
-  return el("span", { class: "endpoints" }, end(event.src_ip, event.src_port), el("span", { class: "faint" }, " → "), end(event.dest_ip, event.dest_port));
+  const end = (ip, port) => el("span", { class: "end" }, cell(ip ?? "–", "mono"), port ? el("span", { class: "faint mono" }, `:${port}`) : null);
+  return el("div", { class: "endpoints" }, el("span"), end(event.src_ip, event.src_port),
+    el("span", { class: "faint" }, "→ "), end(event.dest_ip, event.dest_port));
 }
 
 export function signature(event, body) {

@@ -39,7 +39,7 @@ export function queryOf(parameters) {
 
 // Tells something that the reader should know now and need not know later.
 export function notice(text, kind = "") {
-  const box = el("p", { class: `notice ${kind}`, role: kind === "bad" ? "alert" : "status" }, text);
+  const box = el("p", { class: `told ${kind}`, role: kind === "bad" ? "alert" : "status" }, text);
   document.getElementById("notices").append(box);
   setTimeout(() => box.remove(), NOTICE_MS);
 }
@@ -47,6 +47,9 @@ export function notice(text, kind = "") {
 export function failed(error) {
   notice(error.message, "bad");
 }
+
+// The menu scrolls where it has no room.
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
 document.getElementById("logout").addEventListener("click", async () => {
   try {

@@ -39,6 +39,8 @@ async function domains() {
   const names = (house?.domains ?? []).map((one) => one.name);
   if (names.join("\n") === [...domain.options].map((option) => option.value).join("\n") && domain.options.length) return;
   replace(domain, names.length ? names.map((name) => el("option", { value: name }, name)) : el("option", { value: "" }, "no domain runs"));
+  const wanted = new URLSearchParams(location.search).get("domain");
+  if (names.includes(wanted)) domain.value = wanted;
   pull.disabled = names.length === 0;
 }
 

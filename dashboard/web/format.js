@@ -71,7 +71,7 @@ export function severity(word) {
 export function sparkline(values) {
   const width = 96, height = 20;
   const top = Math.max(100, ...values);
-  const step = width / 59;
+  const step = width / Math.max(19, values.length - 1);
   const from = width - step * Math.max(0, values.length - 1);
   const y = (value) => (height - 1.5 - (value / top) * (height - 3)).toFixed(1);
   const points = values.map((value, n) => `${(from + n * step).toFixed(1)},${y(value)}`);

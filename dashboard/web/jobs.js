@@ -38,7 +38,7 @@ export class Jobs {
     Object.assign(this, { kinds, ended, changed });
     this.known = new Map();
     this.body = el("tbody");
-    this.box = el("section", { class: "jobs", hidden: true, "aria-label": "Jobs" }, el("table", {}, this.body));
+    this.box = el("section", { class: "jobs", hidden: true, "aria-label": "Jobs" }, el("h3", {}, "Under way, and done lately"), el("table", {}, this.body));
     this.look();
   }
 

@@ -33,7 +33,7 @@ main.append(warning, tiles,
   el("section", { class: "panel" }, el("h2", {}, "Domains"), domainTable, noDomains, jobs.box),
   el("div", { class: "columns" },
     el("section", { class: "panel" }, el("h2", {}, "Latest alerts", el("a", { href: "/alerts", class: "aside" }, "all alerts")), alerts, noAlerts),
-    el("section", { class: "panel" }, el("h2", {}, "Services"), el("table", { "aria-label": "Services" }, services), facts)));
+    el("section", { class: "panel" }, el("h2", {}, "Services"), el("table", { class: "services", "aria-label": "Services" }, services), facts)));
 
 function state(domain) {
   const words = domain.state_words.length ? domain.state_words : ["unknown"];
@@ -65,15 +65,14 @@ function row(domain) {
     el("td", { class: "number", "data-name": "Up for" }, duration(domain.uptime_s)),
     el("td", { class: "actions" }, toggle,
       el("button", { type: "button", onclick: () => jobs.begin(`${path}/fim-check`) }, "Check files"),
-      el("a", { class: "button", href: "/evidence" }, "Snapshot…")));
+      el("a", { class: "button", href: `/evidence?domain=${encodeURIComponent(domain.name)}` }, "Snapshot…")));
 }
 
 function service([name, what], running) {
   const found = running.find((one) => one.service === name);
-  const restarts = found?.restarts ? `, restarted ${found.restarts}×` : "";
-  return el("tr", {}, el("td", { class: "name" }, el("span", { class: "strong" }, name), el("div", { class: "faint" }, what)),
-    el("td", { class: "narrow" }, el("span", { class: `severity ${found ? "good" : "error"}` }, found ? "runs" : "does not run")),
-    el("td", { class: "faint number" }, found ? `pid ${found.pid}${restarts}` : ""));
+  const more = [what, found ? `pid ${found.pid}` : null, found?.restarts ? `restarted ${found.restarts}×` : null];
+  return el("tr", {}, el("td", {}, el("span", { class: "strong" }, name), el("div", { class: "faint" }, more.filter(Boolean).join(" · "))),
+    el("td", { class: "narrow" }, el("span", { class: `severity ${found ? "good" : "error"}` }, found ? "runs" : "does not run")));
 }
 
 function fact(name, value) {
@@ -107,9 +106,9 @@ async function look() {
 }
 
 const TILES = [
-  ["domains", "domains run", "#main"], ["alert.rule", "alerts", "/alerts"], ["guest.login", "logins", "/logins"],
-  ["guest.login_failed", "failed logins", "/logins"], ["containment.verdict", "packets contained", "/events?id=containment.verdict"],
-  ["fim.change", "file changes", "/files"],
+  ["domains", "domains run", "#main"], ["alert.rule", "alerts in 24 h", "/alerts"], ["guest.login", "logins in 24 h", "/logins"],
+  ["guest.login_failed", "failed logins in 24 h", "/logins"], ["containment.verdict", "refusals in 24 h", "/events?id=containment.verdict"],
+  ["fim.change", "file changes in 24 h", "/files"],
 ];
 const numbers = new Map(TILES.map(([id]) => [id, el("span", { class: "figure" }, "–")]));
 replace(tiles, TILES.map(([id, words, href]) => el("a", { class: "tile", href, "data-tile": id }, numbers.get(id), el("span", {}, words))));

@@ -47,7 +47,13 @@ impl Browser {
             format!("--window-size={width},{height}"),
         ];
         args.extend(dark.map(|()| "--force-dark-mode".to_owned()));
-        let capabilities = json!({ "browserName": "chrome", "goog:chromeOptions": { "args": args } });
+        let mut options = json!({ "args": args });
+        if width < 500 {
+            // A window has at least 500 pixels.
+            options["mobileEmulation"] =
+                json!({ "deviceMetrics": { "width": width, "height": height, "pixelRatio": 1 } });
+        }
+        let capabilities = json!({ "browserName": "chrome", "goog:chromeOptions": options });
         let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
             .capabilities(capabilities.as_object().unwrap().clone())
             .connect(&format!("http://127.0.0.1:{}", port.expect("chromedriver says its port")))

@@ -171,6 +171,21 @@ fn start(config: &str, listener: Option<TcpListener>) -> Process {
     Process(command.env(CONFIG, config).spawn().unwrap())
 }
 
+/// Ends logsink in order, deletes its store, and starts it again.
+pub fn restart_sink(house: &House) -> Process {
+    let pid = rustix::process::Pid::from_child(&house.sink.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    eventually("the end of logsink", || {
+        rustix::process::test_kill_process(pid).is_err().then_some(()).or_else(|| {
+            // A child that nobody has waited for is still there, as a name.
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+            stat.contains(") Z ").then_some(())
+        })
+    });
+    std::fs::remove_dir_all(path(house, "store")).unwrap();
+    start(&serde_json::to_string(&logsink::Config::new(house.folder.path())).unwrap(), None)
+}
+
 fn hash(password: &str) -> String {
     let salt = SaltString::encode_b64(b"0123456789abcdef").unwrap();
     Argon2::default().hash_password(password.as_bytes(), &salt).unwrap().to_string()
