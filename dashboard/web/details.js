@@ -2,7 +2,7 @@
 
 import { failed, get, notice } from "./api.js";
 import { el, foreign, replace } from "./dom.js";
-import { severity, time } from "./format.js";
+import { attribute, severity, time } from "./format.js";
 
 function fact(name, value) {
   return value === null ? [] : [el("dt", {}, name), el("dd", {}, value)];
@@ -18,7 +18,7 @@ function flow(event) {
 function attributes(body) {
   if (!Array.isArray(body?.attributes)) return null;
   const rows = body.attributes.map((change) =>
-    el("tr", {}, el("th", { scope: "row" }, foreign(change.attribute)),
+    el("tr", {}, el("th", { scope: "row" }, foreign(attribute(change.attribute))),
       el("td", {}, foreign(value(change.before))), el("td", {}, foreign(value(change.after)))));
   return el("table", { class: "attributes" },
     el("thead", {}, el("tr", {}, ["attribute", "before", "after"].map((name) => el("th", { scope: "col" }, name)))),

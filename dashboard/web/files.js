@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { cell, el, replace } from "./dom.js";
-import { severity, time } from "./format.js";
+import { attribute, severity, time } from "./format.js";
 import { Jobs } from "./jobs.js";
 import { Listing } from "./listing.js";
 
@@ -30,7 +30,7 @@ function attributes(event, body) {
   }
   const short = (value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value)).slice(0, 40);
   return el("div", { class: "changes" }, body.attributes.slice(0, 6).map((one) =>
-    el("div", {}, cell(one.attribute, "faint"), " ", cell(short(one.before), "mono"), el("span", { class: "faint" }, " → "), cell(short(one.after), "mono"))));
+    el("div", {}, cell(attribute(one.attribute), "faint"), " ", cell(short(one.before), "mono"), el("span", { class: "faint" }, " → "), cell(short(one.after), "mono"))));
 }
 
 const buttons = el("div", { class: "buttons" });

@@ -67,6 +67,17 @@ export function severity(word) {
   return el("span", { class: `severity ${known}` }, known);
 }
 
+// AIDE's names of attributes, in words (aide.conf(5)).
+const ATTRIBUTES = {
+  p: "permissions", ftype: "file type", i: "inode", l: "link target", n: "links", u: "user", g: "group", s: "size", S: "growing size",
+  b: "blocks", m: "modified", c: "changed", b3: "content", acl: "access list", xattrs: "extended attributes", caps: "capabilities",
+  e2fsattrs: "flags", rdev: "device",
+};
+
+export function attribute(name) {
+  return Object.hasOwn(ATTRIBUTES, name) ? ATTRIBUTES[name] : name;
+}
+
 // A line of the last loads. Its top is a whole processor, or the highest load when that is more.
 export function sparkline(values) {
   const width = 96, height = 20;
