@@ -1,4 +1,5 @@
 //! The dashboard as the real supervisor runs it (root): its user, its sockets, its secrets, and that nothing of it stays.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 mod util;
 
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use util::guest::Guest;
 use util::{Honeynet, namespace_exists};
 
 const DASHBOARD_UID: u32 = 199_003;
@@ -99,17 +101,21 @@ fn it_is_its_own_user_and_writes_nothing() {
     for secret in ["password.argon2", "password.first", "token"] {
         assert_eq!(of(&format!("state/dashboard/{secret}")), (0, 0, 0o600), "{secret}");
     }
-    // What its user may reach of the state directory: the store to read, nothing to write.
-    let find = |test: &str| {
-        let id = DASHBOARD_UID.to_string();
-        let state = honeynet.path("state");
+    // What its user may read and write of the state directory, sockets aside.
+    let id = DASHBOARD_UID.to_string();
+    let all = Command::new("find").arg(honeynet.path("state")).args(["-not", "-type", "s"]).output().unwrap();
+    let all: Vec<String> = String::from_utf8(all.stdout).unwrap().lines().map(str::to_owned).collect();
+    let may = |test: &str| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "find"]).arg(&state);
-        let output = command.args(["-mindepth", "1", test, "-not", "-type", "s"]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-c"]);
+        command.arg(format!("for path; do test {test} \"$path\" && echo \"$path\"; done; true")).arg("sh");
+        String::from_utf8(command.args(&all).output().unwrap().stdout).unwrap()
     };
-    assert_eq!(find("-writable"), "");
-    assert!(find("-readable").contains("store/events.db"));
+    assert_eq!(may("-w"), "");
+    let readable = may("-r");
+    let secret = ["journal/", "dashboard/", "keys/", "spool/", "supervisor.log"];
+    assert!(readable.contains("store/events.db"), "{readable}");
+    assert!(secret.iter().all(|name| !readable.contains(&format!("state/{name}"))), "{readable}");
 }
 
 #[test]
@@ -198,6 +204,63 @@ fn a_taken_address_is_one_sentence_and_nothing_stays() {
     );
     assert!(!namespace_exists(name));
     assert!(!honeynet.path("state/run/dashboard.sock").exists());
+}
+
+/// What the API answers, once it is as wanted.
+fn api_when(honeynet: &Honeynet, target: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let (address, bearer) = (address(honeynet), bearer(honeynet));
+    let mut last = Value::Null;
+    for _ in 0..1500 {
+        last = serde_json::from_str(&ask(&address, "GET", target, &bearer, "").1).unwrap();
+        if wanted(&last) {
+            return last;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(40));
+    }
+    panic!("{target}: {last}");
+}
+
+#[test]
+fn a_real_domain_is_shown_paused_and_taken_as_a_case() {
+    let honeynet = Honeynet::new("");
+    let mut guest = Guest::create(&honeynet, "a", "");
+    let (address, bearer) = (address(&honeynet), bearer(&honeynet));
+    let post = |target: &str, body: &str| {
+        let headers = format!("{bearer}Content-Type: application/json\r\n");
+        ask(&address, "POST", target, &headers, body)
+    };
+    let overview = api_when(&honeynet, "/api/overview", |view| view["domains"][0]["cpu_percent"].is_number());
+    let domain = &overview["domains"][0];
+    assert_eq!((&domain["name"], &domain["mem_mib"]), (&json!("a"), &json!(128)));
+    assert!(domain["uptime_s"].as_f64().unwrap() > 0.0, "{domain}");
+
+    assert_eq!(post("/api/domains/a/pause", "").0, 200);
+    let paused = |view: &Value| view["domains"][0]["state_words"] == json!(["paused"]);
+    api_when(&honeynet, "/api/overview", paused);
+    assert_eq!(
+        post("/api/domains/a/pause", ""),
+        (409, json!({ "error": "domain a is paused, not running" }).to_string())
+    );
+    assert_eq!(post("/api/domains/a/unpause", "").0, 200);
+    assert_eq!(guest.run("echo alive"), "alive");
+
+    assert_eq!(post("/api/domains/a/snapshot", "{\"reason\":\"odd process\"}").0, 202);
+    let done = api_when(&honeynet, "/api/jobs", |view| view["jobs"][0]["stage"] != "running");
+    assert_eq!(done["jobs"][0]["stage"], "done", "{done}");
+    let case = done["jobs"][0]["answer"]["case"].as_str().unwrap().to_owned();
+    let one = api_when(&honeynet, &format!("/api/cases/{case}"), |_| true);
+    assert_eq!(one["manifest"]["notes"][0], "odd process");
+    assert_eq!(post(&format!("/api/cases/{case}/verify"), "").0, 202);
+    let done = api_when(&honeynet, "/api/jobs", |view| view["jobs"][0]["stage"] != "running");
+    assert_eq!(
+        (&done["jobs"][0]["kind"], &done["jobs"][0]["answer"]["intact"]),
+        (&json!("verify"), &json!(true))
+    );
+
+    assert_eq!(post("/api/domains/a/fim-check", "").0, 202);
+    let failed = api_when(&honeynet, "/api/jobs", |view| view["jobs"][0]["stage"] == "failed");
+    assert_eq!(failed["jobs"][0]["answer"]["error"], "domain a has no disk");
+    assert_eq!(guest.run("echo alive"), "alive");
 }
 
 #[test]

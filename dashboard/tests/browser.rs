@@ -1,5 +1,5 @@
 //! The pages in a real browser, over a real store.
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 mod util;
 

@@ -82,18 +82,15 @@ impl Browser {
     }
 
     /// Waits until a script answers `true`.
-    #[track_caller]
-    pub fn wait<'a>(&'a self, script: &'a str) -> impl Future<Output = ()> + 'a {
-        async move {
-            let begun = Instant::now();
-            // A page that is just being left has no script engine.
-            while self.client.execute(script, Vec::new()).await.ok() != Some(Value::Bool(true)) {
-                if begun.elapsed() > PATIENCE {
-                    let text = self.client.execute("return document.body.innerText", Vec::new()).await;
-                    panic!("never true: {script}\n{text:?}");
-                }
-                tokio::time::sleep(Duration::from_millis(30)).await;
+    pub async fn wait(&self, script: &str) {
+        let begun = Instant::now();
+        // A page that is just being left has no script engine.
+        while self.client.execute(script, Vec::new()).await.ok() != Some(Value::Bool(true)) {
+            if begun.elapsed() > PATIENCE {
+                let text = self.client.execute("return document.body.innerText", Vec::new()).await;
+                assert_eq!(script, "true in time", "{text:?}");
             }
+            tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
 

@@ -1,6 +1,11 @@
 //! A house of the test's own: a real logsink and a real dashboard as processes, and a supervisor in the test, since a domain needs more
 //! than this crate has.
-#![allow(dead_code, clippy::unwrap_used, reason = "a test may, and each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may, and each test file uses a part of it"
+)]
 
 pub mod browser;
 pub mod supervisor;
