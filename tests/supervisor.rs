@@ -92,7 +92,8 @@ fn a_namespace_of_somebody_else_is_not_touched() {
     let first = Honeynet::new("");
     first.start_supervisor();
     let second = Honeynet::new("");
-    second.write("honeynet.toml", format!("[network]\nnamespace = \"{}\"\n", first.namespace));
+    let dashboard = "dashboard = { listen = \"127.0.0.1:0\" }";
+    second.write("honeynet.toml", format!("{dashboard}\n[network]\nnamespace = \"{}\"\n", first.namespace));
     second.write("a.cfg", "name='a'\nmemory=64\nkernel='k'\n");
     let name = &first.namespace;
     second.run(&["create", "a.cfg"]).fails(

@@ -98,6 +98,8 @@ pub struct House {
     pub network: Arc<Network>,
     /// Its services.
     pub services: Arc<Services>,
+    /// Where browsers find the dashboard.
+    pub dashboard_url: String,
     // Locked for looks and changes of the table only, never while a domain is built or asked.
     domains: Mutex<Table>,
 }
@@ -118,8 +120,9 @@ impl House {
         announcer: Arc<Announcer>,
         network: Arc<Network>,
         services: Arc<Services>,
+        dashboard_url: String,
     ) -> Arc<House> {
-        Arc::new(House { state, announcer, network, services, domains: Mutex::default() })
+        Arc::new(House { state, announcer, network, services, dashboard_url, domains: Mutex::default() })
     }
 
     /// All domains, by number.

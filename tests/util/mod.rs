@@ -75,7 +75,9 @@ impl Honeynet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("hn-t{}-{number}", std::process::id());
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
-        let text = format!("rules = {rules:?}\n[network]\nnamespace = \"{namespace}\"\n{more}");
+        // Every honeynet of a test has a dashboard, so each takes a port that is free.
+        let dashboard = "dashboard = { listen = \"127.0.0.1:0\" }";
+        let text = format!("rules = {rules:?}\n{dashboard}\n[network]\nnamespace = \"{namespace}\"\n{more}");
         std::fs::write(folder.path().join("honeynet.toml"), text).unwrap();
         Honeynet { folder, namespace }
     }
