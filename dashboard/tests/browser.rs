@@ -72,14 +72,17 @@ async fn an_alert_shows_up_without_a_reload() {
     browser.wait("return document.querySelector('.events tbody').innerText.includes('the Second')").await;
     assert_eq!(browser.script("return document.querySelectorAll('.events tbody tr').length").await, json!(1));
 
-    // The details have the whole event and its place in the journal.
-    browser.client.find(Locator::Css(".events tbody tr")).await.unwrap().click().await.unwrap();
+    // The details have the whole event and its place in the journal; the keyboard reaches them as well.
+    browser.script("document.querySelector('.events tbody tr[tabindex=\"0\"]').focus(); return true").await;
+    browser.client.active_element().await.unwrap().send_keys("\u{e007}").await.unwrap();
     browser
         .wait(
             "return document.querySelector('.details .json').innerText.includes('\"signature_id\": 1000001')",
         )
         .await;
     browser.wait("return document.querySelector('.details .hash')?.title.length === 64").await;
+    browser.client.active_element().await.unwrap().send_keys("\u{e00c}").await.unwrap();
+    browser.wait("return document.querySelector('.details').hidden").await;
     browser.end().await;
 }
 
@@ -209,6 +212,14 @@ async fn a_check_shows_what_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_fits_a_desk_and_a_telephone() {
     let house = House::new();
+    let browser = Browser::start(1400, 900, None).await;
+    browser.log_in(&house, PASSWORD).await;
+    for page in ["overview", "evidence", "logs"] {
+        browser.go(&house, if page == "overview" { "/" } else { page_path(page) }).await;
+        browser.wait("return document.querySelector('.empty:not([hidden])') !== null").await;
+        picture(&browser, "empty", page).await;
+    }
+    browser.end().await;
     tell_a_day(&house);
     for (name, width, dark) in [("desk", 1400, None), ("desk-dark", 1400, Some(())), ("telephone", 420, None)]
     {
