@@ -19,6 +19,14 @@ u64 system_time(void)
 	return (u64)(((unsigned __int128)ticks * area.tsc_mul) >> 32);
 }
 
+#ifdef BACKEND_HARDWARE
+static void load_cr3(u64 cr3)
+{
+	area.current_cr3 = cr3;
+	__asm__ volatile("mov %0, %%cr3" :: "r"(cr3) : "memory");
+}
+#endif
+
 long call_vmm(u64 op, u64 nr, const u64 *args)
 {
 	count(COUNT_CALLS);
@@ -34,9 +42,15 @@ long call_vmm(u64 op, u64 nr, const u64 *args)
 static void entered(void)
 {
 	area.need_flush = 0;
+#ifdef BACKEND_HARDWARE
+	/* The user's address space has no physmap, and nearly every entry goes on to the guest kernel. */
+	if (area.current_cr3 != area.kernel_cr3)
+		load_cr3(area.kernel_cr3);
+#else
 	if (area.exit_cr3)
 		area.current_cr3 = area.exit_cr3;
 	area.exit_cr3 = 0;
+#endif
 }
 
 static void enter_kernel(void)
@@ -46,10 +60,6 @@ static void enter_kernel(void)
 	area.gs_user = read_gs();
 	area.kernel_mode = 1;
 	write_gs(area.gs_kernel);
-#ifdef BACKEND_HARDWARE
-	area.current_cr3 = area.kernel_cr3;
-	__asm__ volatile("mov %0, %%cr3" :: "r"(area.kernel_cr3) : "memory");
-#endif
 }
 
 static void enter_user(void)
@@ -251,6 +261,13 @@ __attribute__((visibility("hidden"))) void c_resume(void)
 __attribute__((visibility("hidden"))) void c_trap_nested(struct trap *trap)
 {
 	count(COUNT_NESTED);
+#ifdef BACKEND_HARDWARE
+	/* A step that was due after SYSCALL. */
+	if (trap->vector == 1) {
+		trap->frame.rflags &= ~0x100ul;
+		return;
+	}
+#endif
 	if (trap->vector == 14) {
 		if (add_user_bits(gate.cr2, trap->error))
 			return;
@@ -278,8 +295,7 @@ __attribute__((visibility("hidden"))) void c_out(void)
 	struct regs *r = &area.regs;
 	if (area.need_flush || area.current_cr3 != cr3) {
 		count(COUNT_FLUSHES);
-		area.current_cr3 = cr3;
-		__asm__ volatile("mov %0, %%cr3" :: "r"(cr3) : "memory");
+		load_cr3(cr3);
 	}
 	/* SYSRET gives rcx to rip and r11 to rflags; with TF or RF, or an address that is not canonical, it misbehaves. */
 	area.exit_fast = r->rcx == r->rip && r->r11 == r->rflags && !(r->rflags & 0x10100) && area.exit_cs == SEL_USER_CS

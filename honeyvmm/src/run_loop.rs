@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
-use crate::hypercall::{After, Caller, CpuTables, Shared, ShutdownReason, dispatch};
+use crate::hypercall::{After, Caller, CpuTables, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
 use crate::kvm::{Exit, Vcpu};
 use crate::memory::Access;
@@ -24,6 +24,9 @@ use crate::shim::{
 const VIRQ_TIMER: u32 = 0;
 /// `area.resume_error`: the trap has no error code.
 const NO_ERROR_CODE: u64 = u64::MAX;
+const RFLAGS_TF: u64 = 0x100;
+/// DR6: single step.
+const DR6_BS: u64 = 0x4000;
 /// Exceptions that push an error code.
 const WITH_ERROR_CODE: [u64; 7] = [8, 10, 11, 12, 13, 14, 17];
 /// A blocked vcpu looks at its state at least this often, should a kick be lost.
@@ -293,9 +296,9 @@ impl Running {
                 })
             }
             1 => {
-                if let Ok((_, dr6, _)) = vcpu.debug_registers() {
-                    self.tables.debug[6] = dr6;
-                }
+                // The guest's breakpoints are not loaded, so a step is the only cause that DR6 could tell; KVM loses it on SVM.
+                let step = it.area.register(Register::Rflags) & RFLAGS_TF != 0;
+                self.tables.debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
                 Emulated::No
             }
             _ => Emulated::No,

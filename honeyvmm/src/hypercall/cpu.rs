@@ -14,7 +14,8 @@ const WINDOW_GDT: u64 = 0x10000;
 /// `struct vcpu_info`.
 const VCPU_INFO_BYTES: u64 = 64;
 const PHYSMAP: u64 = 0xffff_8180_0000_0000;
-const DR6_INIT: u64 = 0xffff_0ff0;
+/// DR6 with nothing to tell.
+pub const DR6_INIT: u64 = 0xffff_0ff0;
 const DR7_INIT: u64 = 0x400;
 
 /// What the VMM keeps of a vcpu's tables.
