@@ -106,11 +106,29 @@ void bounce(u64 address, int mask_events, int has_error, u64 error)
 	area.regs.rsp = sp;
 	area.regs.rip = address;
 	area.regs.rflags = FLAGS_ALWAYS;
+#ifdef BACKEND_HARDWARE
+	/* Both are on the stack now; like this SYSRET will do. */
+	area.regs.rcx = area.regs.rip;
+	area.regs.r11 = area.regs.rflags;
+#endif
 }
 
 static void deliver_trap(u64 vector, int has_error, u64 error)
 {
 	bounce(area.traps[vector].address, area.traps[vector].flags & 4, has_error, error);
+}
+
+/* int $0x80. Where the guest kernel has no gate for it, the exception is #GP at the instruction. */
+static void int80(void)
+{
+	const struct trap_info *gate80 = &area.traps[0x80];
+
+	if (gate80->address && ((gate80->flags & 3) == 3 || area.kernel_mode)) {
+		deliver_trap(0x80, 0, 0);
+		return;
+	}
+	area.regs.rip -= 2;
+	deliver_trap(13, 1, 0x80 << 3 | 2);
 }
 
 static void iret(void)
@@ -237,6 +255,10 @@ __attribute__((visibility("hidden"))) void c_trap(const struct trap *trap)
 		return;
 	}
 	count(COUNT_EXCEPTIONS);
+	if (trap->vector == 0x80) {
+		int80();
+		return;
+	}
 	if (trap->vector == 13 && !(trap->error & 2) && emulate_hot())
 		return;
 	u64 args[6] = { trap->error };
@@ -285,7 +307,8 @@ __attribute__((visibility("hidden"))) void c_out(void)
 {
 	volatile struct vcpu_info *info = vcpu_info();
 
-	if (info->upcall_pending && !info->upcall_mask && area.callback_event) {
+	/* Without a callback this is the domain's end, as in Xen: it would be looked for without end. */
+	if (info->upcall_pending && !info->upcall_mask) {
 		count(COUNT_UPCALLS);
 		bounce(area.callback_event, 1, 0, 0);
 	}

@@ -32,6 +32,9 @@ const CONSOLE_CHUNK: usize = 4096;
 /// Turns of xenstore served before the console is looked at again.
 const XENSTORE_TURNS_MAX: u32 = 64;
 
+/// Warnings about one domain's rings that the log takes.
+const COMPLAINTS_MAX: u32 = 8;
+
 /// Why a domain cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -196,6 +199,7 @@ struct Server {
     stream: OwnedFd,
     wake: OwnedFd,
     stop: OwnedFd,
+    complaints: u32,
 }
 
 impl Server {
@@ -212,6 +216,14 @@ impl Server {
         }
     }
 
+    /// The guest can break its rings as often as it likes; the operator's log is not to grow with it.
+    fn complain(&mut self, error: &dyn std::error::Error) {
+        if self.complaints < COMPLAINTS_MAX {
+            self.complaints += 1;
+            tracing::warn!("xenstore or console of the guest: {error}");
+        }
+    }
+
     /// True: there is more.
     fn serve_xenstore(&mut self) -> bool {
         for _ in 0..XENSTORE_TURNS_MAX {
@@ -219,7 +231,7 @@ impl Server {
                 Ok(turn) if turn.more => {}
                 Ok(_) => return false,
                 Err(e) => {
-                    tracing::warn!("xenstore connection: {e}");
+                    self.complain(&e);
                     return false;
                 }
             }
@@ -237,7 +249,7 @@ impl Server {
                 true
             }
             Err(e) => {
-                tracing::warn!("console ring: {e}");
+                self.complain(&e);
                 false
             }
         }
@@ -281,7 +293,7 @@ impl Server {
         match self.console.push_input() {
             Ok(0) => {}
             Ok(_) => self.console_channel.notify(),
-            Err(e) => tracing::warn!("console ring: {e}"),
+            Err(e) => self.complain(&e),
         }
         true
     }
@@ -336,6 +348,7 @@ impl Machine {
             stream: parts.console,
             wake,
             stop: server_stop.try_clone()?,
+            complaints: 0,
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
         let run_loop = RunLoop {
