@@ -166,9 +166,13 @@ __attribute__((visibility("hidden"))) void c_syscall_user(u64 compat)
 	area.regs.rip = area.regs.rcx;
 	area.regs.rflags = area.regs.r11;
 	area.user_cs = compat ? SEL_USER_CS32 : SEL_USER_CS;
-	if (compat)
+	if (compat && area.callback_syscall32) {
 		bounce(area.callback_syscall32, area.callback_flags >> 7 & 1, 0, 0);
-	else
+	} else if (compat) {
+		/* Nobody wants it: the instruction does not exist. */
+		area.regs.rip -= 2;
+		deliver_trap(6, 0, 0);
+	} else
 		bounce(area.callback_syscall, area.callback_flags >> 2 & 1, 0, 0);
 }
 
