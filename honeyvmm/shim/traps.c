@@ -306,6 +306,14 @@ __attribute__((visibility("hidden"))) void c_trap_nested(struct trap *trap)
 	call_vmm(CALL_BROKEN, 2, args);
 }
 
+/* SYSRET gives rcx to rip and r11 to rflags; with TF or RF, or an address that is not canonical, it misbehaves. PVM's fast stub is alike. */
+static int like_sysret(void)
+{
+	const struct regs *r = &area.regs;
+
+	return r->rcx == r->rip && r->r11 == r->rflags && !(r->rflags & 0x10100) && area.exit_cs == SEL_USER_CS;
+}
+
 /* Last in C before the guest goes on: deliver what is pending, then choose the way out. */
 __attribute__((visibility("hidden"))) void c_out(void)
 {
@@ -319,19 +327,22 @@ __attribute__((visibility("hidden"))) void c_out(void)
 	area.exit_cs = !area.kernel_mode ? area.user_cs : SEL_USER_CS;
 	u64 cr3 = area.kernel_mode ? area.kernel_cr3 : area.user_cr3;
 #ifdef BACKEND_HARDWARE
-	struct regs *r = &area.regs;
+	const struct regs *r = &area.regs;
 	if (area.need_flush || area.current_cr3 != cr3) {
 		count(COUNT_FLUSHES);
 		load_cr3(cr3);
 	}
-	/* SYSRET gives rcx to rip and r11 to rflags; with TF or RF, or an address that is not canonical, it misbehaves. */
-	area.exit_fast = r->rcx == r->rip && r->r11 == r->rflags && !(r->rflags & 0x10100) && area.exit_cs == SEL_USER_CS
-		&& canonical(r->rip) && canonical(r->rip + 64);
+	area.exit_fast = like_sysret() && canonical(r->rip) && canonical(r->rip + 64);
 #else
 	area.exit_cr3 = 0;
 	if (area.need_flush || area.current_cr3 != cr3) {
 		count(COUNT_FLUSHES);
 		area.exit_cr3 = cr3;
+		area.exit_fast = !area.kernel_mode && like_sysret();
+		/* Both stubs lie in one page: only the low 16 bits of the gate's offset differ. */
+		idt[0] = (u16)(u64)(area.exit_fast ? gate_exit_fast : gate_exit);
+		if (area.exit_fast)
+			return;
 		gate.exit_rax = area.regs.rax;
 		gate.exit = (struct frame){ area.regs.rip, area.exit_cs, area.regs.rflags, area.regs.rsp, SEL_USER_SS };
 	}

@@ -17,7 +17,8 @@ use crate::kick::{ThreadTimer, VcpuKicks};
 use crate::kvm::{Exit, Vcpu};
 use crate::memory::Access;
 use crate::shim::{
-    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, Symbols, symbols, window,
+    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, Symbols, TRAMPOLINE_EXIT,
+    symbols, window,
 };
 
 /// VIRQ_TIMER of xen.h.
@@ -33,8 +34,10 @@ const WITH_ERROR_CODE: [u64; 7] = [8, 10, 11, 12, 13, 14, 17];
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longer than the way from the shim's last look to the guest: a #DE and four emulated instructions.
 const LOOK_AGAIN_NS: u64 = 20_000;
-/// Bytes of the CPL 0 exit stub.
-const GATE_EXIT_BYTES: u64 = 32;
+/// Bytes of the two CPL 0 exit stubs, which lie side by side.
+const GATE_EXIT_BYTES: u64 = 64;
+/// Bytes of the fast way out in the trampoline page, either view.
+const LEAVE_BYTES: u64 = 16;
 
 /// Why a domain's vcpu ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -385,6 +388,7 @@ impl Running {
         let in_window = stop.cpl == 3 && (symbols.window_begin..symbols.window_end).contains(&offset);
         let in_gate =
             stop.cpl == 0 && (symbols.gate_exit..symbols.gate_exit + GATE_EXIT_BYTES).contains(&offset);
+        let leaves = stop.cpl == 3 && (TRAMPOLINE_EXIT..TRAMPOLINE_EXIT + LEAVE_BYTES).contains(&offset);
         if in_gate {
             self.enter_shim_at(symbols.restore, true);
         } else if in_window {
@@ -394,6 +398,8 @@ impl Running {
             } else {
                 self.enter_shim_at(symbols.restore, false);
             }
+        } else if leaves {
+            self.look_again_soon();
         } else if stop.cpl == 3 && !self.in_shim(stop.rip) && !self.it.vcpu.exception_pending() {
             self.it.area.set_registers(&stop.registers);
             let user = self.it.area.get(Field::KernelMode) == 0;
