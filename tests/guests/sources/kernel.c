@@ -1,5 +1,5 @@
 /* A hostile kernel: a Xen PV guest that lies. The command line names the case. A refused call is reported on the early console as
- * `NAME = RESULT`; a case that comes to its end powers off. Built freestanding; tests/domains/hostile.rs says what must come of each. */
+ * `NAME = RESULT`; a case that comes to its end powers off. Built freestanding; tests/guests/hostile.rs says what must come of each. */
 typedef unsigned long u64;
 typedef unsigned int u32;
 

@@ -1,4 +1,4 @@
-//! What the guests run: compiled with gcc from `guests/`, packed with busybox's cpio, and Debian's kernel from the cache of kernels.
+//! What the guests run: compiled with gcc from `sources/`, packed with busybox's cpio, and Debian's kernel from the cache of kernels.
 //!
 //! In the emulated host all of it is there already, in the folder that the environment names.
 
@@ -40,7 +40,7 @@ const KERNEL_FLAGS: [&str; 12] = [
 
 /// Where a source is.
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/domains/guests").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/sources").join(name)
 }
 
 /// Runs a program that must succeed.

@@ -1,4 +1,4 @@
-//! Hostile kernels (`guests/kernel.c`): each lie is refused as Xen refuses it, or ends the domain with a sentence. The VMM goes on, and
+//! Hostile kernels (`sources/kernel.c`): each lie is refused as Xen refuses it, or ends the domain with a sentence. The VMM goes on, and
 //! so does another domain in the same process.
 
 use std::time::Duration;

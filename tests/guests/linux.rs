@@ -1,5 +1,6 @@
 //! Debian's unmodified cloud kernel as a guest: an ordinary program finds what it is used to, a hostile one gets nowhere.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use honeyvmm::hypercall::ShutdownReason;
@@ -34,9 +35,15 @@ fn boot(ramdisk: &str) -> Outcome {
     Domain::start(&guest).finish(LIMIT)
 }
 
+/// One boot for all tests of the ordinary program.
+fn exercise() -> &'static Outcome {
+    static EXERCISED: OnceLock<Outcome> = OnceLock::new();
+    EXERCISED.get_or_init(|| boot(EXERCISE))
+}
+
 #[test]
 fn a_program_forks_faults_steps_and_powers_off() {
-    let outcome = boot(EXERCISE);
+    let outcome = exercise();
     assert_eq!(outcome.end, End::Shutdown(ShutdownReason::Poweroff), "{}", outcome.console);
     assert!(outcome.console.contains("EXERCISE DONE"), "{}", outcome.console);
     assert!(!outcome.console.contains("BAD"), "{}", outcome.console);
@@ -44,7 +51,7 @@ fn a_program_forks_faults_steps_and_powers_off() {
 
 #[test]
 fn a_program_of_32_bits_reaches_the_kernel_both_ways() {
-    let console = boot(EXERCISE).console;
+    let console = &exercise().console;
     assert!(console.contains("32 BITS BY INT 80") && console.contains("32 BITS BY THE VDSO"), "{console}");
 }
 
