@@ -169,8 +169,12 @@ impl RunLoop {
         let guard = kick.enter_thread(self.vcpu.immediate_exit());
         let timer = ThreadTimer::new();
         let end = match (guard, timer) {
-            (Ok(_guard), Ok(timer)) => {
-                Running { it: self, tables: CpuTables::default(), timer, symbols }.run()
+            (Ok(guard), Ok(timer)) => {
+                let mut running = Running { it: self, tables: CpuTables::default(), timer, symbols };
+                let end = running.run();
+                // Before the vcpu goes: a late signal would write to its run page.
+                drop(guard);
+                end
             }
             (Err(e), _) | (_, Err(e)) => End::Crash(format!("cannot set up the vcpu's thread: {e}")),
         };
@@ -180,7 +184,7 @@ impl RunLoop {
 }
 
 impl Running {
-    fn run(mut self) -> End {
+    fn run(&mut self) -> End {
         let start = self.it.area.window_va().0;
         self.it.vcpu.enter_shim(start + self.symbols.resume, start + self.symbols.main_top, None);
         loop {
