@@ -72,12 +72,16 @@ static void write_at(u64 at)
 	ATTEMPT(at, *(volatile char *)at = 0x5a);
 }
 
-/* The only page of the shim that user space may see is full of int3. */
+/* The only page of the shim that user space may see is full of int3, but for the way back from a system call:
+ * mov %r11, %rax; mov $0x246, %r11d; jmp *%rcx. A program can do that by itself. */
+#define LEAVE 0x40ul
+static const unsigned char leave[] = { 0x4c, 0x89, 0xd8, 0x41, 0xbb, 0x46, 0x02, 0x00, 0x00, 0xff, 0xe1 };
+
 static int only_breakpoints(u64 page)
 {
 	const unsigned char *bytes = (const unsigned char *)page;
 	for (u64 i = 0; i < PAGE; i++)
-		if (bytes[i] != 0xcc)
+		if (bytes[i] != (i - LEAVE < sizeof leave ? leave[i - LEAVE] : 0xcc))
 			return 0;
 	return 1;
 }
@@ -85,7 +89,7 @@ static int only_breakpoints(u64 page)
 static void reads(void)
 {
 	begin("read");
-	/* The first page alone may be readable (PVM lands SYSCALL there), and says nothing. */
+	/* The first page alone may be readable (PVM lands SYSCALL there), and says nothing that is not in the source. */
 	got = 0;
 	int readable = 0;
 	if (!sigsetjmp(back, 1)) {
