@@ -66,7 +66,8 @@ fn build(name: &str, define: &str, out: &Path) {
     run(Command::new("ld").args(["-z", "noexecstack", "-T", "shim/shim.ld", "-o"]).arg(&elf).args(&objects));
     run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(out.join(format!("shim_{name}.bin"))));
     let listing = run(Command::new("nm").arg(&elf));
-    fs::write(out.join(format!("shim_{name}.rs")), symbols(&listing)).expect("the output folder can be written");
+    fs::write(out.join(format!("shim_{name}.rs")), symbols(&listing))
+        .expect("the output folder can be written");
 }
 
 /// A Rust expression of type `Symbols`, from `nm`'s listing. What a backend lacks is 0.
@@ -87,7 +88,8 @@ fn symbols(listing: &str) -> String {
 }
 
 fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e} (Debian: gcc, binutils)"));
+    let output =
+        command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e} (Debian: gcc, binutils)"));
     assert!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

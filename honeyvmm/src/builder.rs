@@ -3,7 +3,7 @@
 //! In physical order: kernel, initramfs, p2m list, start_info, xenstore page, console page, stack, page tables. The initial
 //! mapping ends exactly with the last page table: Linux takes what lies beyond for its own and warns of insecure mappings otherwise.
 
-use crate::memory::{Access, EvtchnPort, Gfn, GuestMemory, Gpa, Gva, MemoryError, PAGE_SIZE};
+use crate::memory::{Access, EvtchnPort, Gfn, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE};
 use crate::shim::{Backend, Layout, install_slots};
 
 const MAGIC: &[u8] = b"xen-3.0-x86_64";
@@ -18,7 +18,9 @@ const MAPPED_BYTES_MAX: u64 = 512 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// RAM is too small for what must be in it at the start.
-    #[error("domain memory of {ram_mib} MiB is too small: kernel, initramfs and page tables need {needed_mib} MiB")]
+    #[error(
+        "domain memory of {ram_mib} MiB is too small: kernel, initramfs and page tables need {needed_mib} MiB"
+    )]
     TooSmall {
         /// RAM.
         ram_mib: u64,
@@ -26,7 +28,9 @@ pub enum BuildError {
         needed_mib: u64,
     },
     /// More than the initial mapping may hold.
-    #[error("kernel and initramfs together take {0} MiB, more than the 512 MiB that a kernel may have mapped at its start")]
+    #[error(
+        "kernel and initramfs together take {0} MiB, more than the 512 MiB that a kernel may have mapped at its start"
+    )]
     TooLarge(u64),
     /// Too long for start_info.
     #[error("kernel command line has {0} bytes, the limit is 1023")]
@@ -143,7 +147,14 @@ fn write_p2m(memory: &GuestMemory, first: Gpa, frames: u64) -> Result<(), Memory
 }
 
 /// `struct start_info`, as the 64-bit ABI lays it out.
-fn start_info_bytes(layout: &Layout, plan: &Plan, virt_base: Gva, ramdisk_bytes: u64, cmdline: &str, ports: Ports) -> Vec<u8> {
+fn start_info_bytes(
+    layout: &Layout,
+    plan: &Plan,
+    virt_base: Gva,
+    ramdisk_bytes: u64,
+    cmdline: &str,
+    ports: Ports,
+) -> Vec<u8> {
     let va = |frame: u64| virt_base.0 + frame * PAGE_SIZE;
     let mut out = vec![0u8; 1168];
     let mut put = |at: usize, value: &[u8]| out[at..at + value.len()].copy_from_slice(value);
@@ -177,14 +188,16 @@ pub fn build(
     if cmdline.len() >= CMDLINE_BYTES {
         return Err(BuildError::CmdlineTooLong(cmdline.len()));
     }
-    let kernel_end = kernel.segments.iter().map(|(at, _, bytes)| at.0.saturating_add(*bytes)).max().unwrap_or(0);
+    let kernel_end =
+        kernel.segments.iter().map(|(at, _, bytes)| at.0.saturating_add(*bytes)).max().unwrap_or(0);
     let ramdisk_bytes = ramdisk.as_ref().map_or(0, |(bytes, _)| *bytes);
     let plan = plan(kernel_end, ramdisk_bytes, layout.ram_bytes)?;
     for (paddr, contents, bytes) in &kernel.segments {
-        memory
-            .ram()
-            .write(*paddr, contents)
-            .map_err(|source| BuildError::Segment { paddr: paddr.0, bytes: *bytes, source })?;
+        memory.ram().write(*paddr, contents).map_err(|source| BuildError::Segment {
+            paddr: paddr.0,
+            bytes: *bytes,
+            source,
+        })?;
     }
     if let Some((_, copy)) = ramdisk {
         copy(Gpa(plan.ramdisk * PAGE_SIZE))?;

@@ -46,11 +46,21 @@ const fn bits(list: &[u32]) -> u32 {
 pub fn guest_view(leaf: u32, subleaf: u32, host: Registers) -> Registers {
     let [a, b, c, d] = host;
     match (leaf, subleaf) {
-        (XEN_LEAF, _) => [XEN_LEAF + 2, u32::from_le_bytes(*b"XenV"), u32::from_le_bytes(*b"MMXe"), u32::from_le_bytes(*b"nVMM")],
+        (XEN_LEAF, _) => [
+            XEN_LEAF + 2,
+            u32::from_le_bytes(*b"XenV"),
+            u32::from_le_bytes(*b"MMXe"),
+            u32::from_le_bytes(*b"nVMM"),
+        ],
         (0x4000_0001, _) => [XEN_VERSION, 0, 0, 0],
         (0x4000_0002..=0x4fff_ffff, _) => [0; 4],
         // One logical processor, APIC id 0.
-        (1, _) => [a, (b & 0xffff) | 0x1_0000, (c & !LEAF1_ECX_CLEAR) | (LEAF1_ECX_SET & (c | 1 << 31)), d & !LEAF1_EDX_CLEAR],
+        (1, _) => [
+            a,
+            (b & 0xffff) | 0x1_0000,
+            (c & !LEAF1_ECX_CLEAR) | (LEAF1_ECX_SET & (c | 1 << 31)),
+            d & !LEAF1_EDX_CLEAR,
+        ],
         (5 | 6 | 0xa | 0xb | 0x1f | 0x8000_0026, _) => [0; 4],
         (7, 0) => [a, b & !LEAF7_EBX_CLEAR, c & !LEAF7_ECX_CLEAR, d & LEAF7_EDX_KEEP],
         (7, 1) => [a & LEAF7_1_EAX_KEEP, 0, 0, 0],

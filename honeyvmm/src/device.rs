@@ -1,4 +1,4 @@
-//! What all devices of a domain have in common: they can be held still, and they tell what a guest did wrong.
+//! What all devices of a domain have in common: they can be held still and counted, and they tell what a guest did wrong.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -14,12 +14,14 @@ pub trait Reports: Send + Sync {
     fn host_error(&self, device: &str, error: &(dyn Error + 'static));
 }
 
-/// A device that can be held still while the domain is paused: neither guest memory nor its disk or port is touched.
-pub trait Pausable: Send + Sync {
-    /// On return nothing moves any more. What the guest asks for waits.
+/// A device from outside, while its frontend uses it.
+pub trait Overseen: Send + Sync {
+    /// Holds it still while the domain is paused: on return neither guest memory nor its disk or port is touched any more. What the guest asks for waits.
     fn pause(&self);
     /// Goes on with what waits.
     fn unpause(&self);
+    /// What went through it so far, for `honeynet info`: names and numbers.
+    fn counts(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// A device's own way to report, with its limit.

@@ -74,7 +74,8 @@ fn fetch(area: &Area, memory: &crate::memory::GuestMemory) -> [u8; INSTRUCTION_M
     if space.read(Gva(rip), &mut code[..first]).is_err() {
         return [0; INSTRUCTION_MAX];
     }
-    if first < INSTRUCTION_MAX && space.read(Gva(rip.wrapping_add(first as u64)), &mut code[first..]).is_err() {
+    if first < INSTRUCTION_MAX && space.read(Gva(rip.wrapping_add(first as u64)), &mut code[first..]).is_err()
+    {
         code[first..].fill(0);
     }
     code
@@ -92,7 +93,9 @@ pub fn invalid_opcode(area: &Area, memory: &crate::memory::GuestMemory) -> Emula
     }
     let (leaf, subleaf) = (area.register(Register::Rax) as u32, area.register(Register::Rcx) as u32);
     let answer = cpuid::guest_view(leaf, subleaf, cpuid::host(leaf, subleaf));
-    for (register, value) in [Register::Rax, Register::Rbx, Register::Rcx, Register::Rdx].into_iter().zip(answer) {
+    for (register, value) in
+        [Register::Rax, Register::Rbx, Register::Rcx, Register::Rdx].into_iter().zip(answer)
+    {
         area.set_register(register, u64::from(value));
     }
     advance(area, CPUID_PREFIXED.len())

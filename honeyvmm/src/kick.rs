@@ -73,7 +73,9 @@ impl VcpuKick {
 
     fn is_current(&self) -> bool {
         // SAFETY: pthread_self and pthread_equal have no requirements.
-        self.thread.get().is_some_and(|thread| unsafe { libc::pthread_equal(*thread, libc::pthread_self()) } != 0)
+        self.thread
+            .get()
+            .is_some_and(|thread| unsafe { libc::pthread_equal(*thread, libc::pthread_self()) } != 0)
     }
 
     /// Takes the vcpu out of the guest, or out of its wait. Nothing to do from its own thread, which looks before it goes on.

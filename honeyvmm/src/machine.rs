@@ -4,6 +4,7 @@
 //! shut down and look.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, thread};
@@ -13,7 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use crate::builder::{self, BuildError, Ports, StartOfDay};
 use crate::clock::Clock;
 use crate::console::Console;
-use crate::device::Pausable;
+use crate::device::Overseen;
 use crate::evtchn::{BackendChannel, Doorbell, EventChannels, EvtchnSetupError};
 use crate::grant::GrantTable;
 use crate::hypercall::{EarlyConsole, Shared};
@@ -80,8 +81,8 @@ pub struct Parts<'a> {
     pub cmdline: &'a str,
     /// The console's stream: what the guest writes goes out, what comes in is typed.
     pub console: OwnedFd,
-    /// Devices, with their backends and how to hold them still.
-    pub devices: Vec<(Device, Box<dyn xenbus::Backend>, Arc<dyn Pausable>)>,
+    /// Devices, with their backends and their view from outside.
+    pub devices: Vec<(Device, Box<dyn xenbus::Backend>, Arc<dyn Overseen>)>,
 }
 
 /// A running domain.
@@ -90,12 +91,14 @@ pub struct Machine {
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
     snapshot: Arc<Mutex<VcpuSnapshot>>,
-    pausables: Vec<Arc<dyn Pausable>>,
+    devices: Vec<(String, Arc<dyn Overseen>)>,
     store: Xenstore,
     areas: Vec<Area>,
     backend: Backend,
     vcpu: JoinHandle<End>,
-    _server_stop: OwnedFd,
+    release: Sender<()>,
+    server: JoinHandle<()>,
+    server_stop: OwnedFd,
 }
 
 /// A doorbell that wakes the thread of xenstore and console.
@@ -154,10 +157,17 @@ fn set_start(area: &Area, clock: &Clock, start: &StartOfDay) {
     }
 }
 
-fn write_home(store: &Xenstore, parts: &Parts<'_>, start: &StartOfDay, ports: Ports, layout: &Layout) -> Result<(), MachineError> {
+fn write_home(
+    store: &Xenstore,
+    parts: &Parts<'_>,
+    start: &StartOfDay,
+    ports: Ports,
+    layout: &Layout,
+) -> Result<(), MachineError> {
     let home = store.home();
     let uuid: String = parts.uuid.iter().map(|b| format!("{b:02x}")).collect();
-    let vm = format!("/vm/{}-{}-{}-{}-{}", &uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]);
+    let vm =
+        format!("/vm/{}-{}-{}-{}-{}", &uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]);
     let kib = (layout.ram_bytes / 1024).to_string();
     for (path, value) in [
         ("name", parts.name.to_owned()),
@@ -278,8 +288,8 @@ impl Server {
 }
 
 impl Machine {
-    /// Builds the domain and starts its threads.
-    pub fn start(parts: Parts<'_>) -> Result<Machine, MachineError> {
+    /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
+    pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
         let backend = probe(parts.kvm_fd)?;
         let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
         let shim_region = Region::anonymous(SHIM_GPA, layout.shim_bytes())?;
@@ -300,10 +310,10 @@ impl Machine {
         let console = Console::attach(memory.clone(), crate::memory::Gpa(start.console.0 * PAGE_SIZE))?;
         let grants = GrantTable::new(memory.clone(), layout.grant_table(), GRANT_FRAMES as u32);
         let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
-        let mut pausables = Vec::new();
-        for (device, backend, pausable) in parts.devices {
+        let mut devices = Vec::new();
+        for (device, backend, overseen) in parts.devices {
+            devices.push((format!("{}-{}", device.kind.name(), device.id), overseen));
             bus.add(device, backend)?;
-            pausables.push(pausable);
         }
 
         let vm = Vm::new(parts.kvm_fd, &memory)?;
@@ -315,11 +325,19 @@ impl Machine {
 
         let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
         let shared = Shared { memory, layout, events, clock, early_console, uuid: parts.uuid };
-        let (requests, snapshot) = (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
-        let server_stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
-        let server =
-            Server { bus, console, console_channel, stream: parts.console, wake, stop: server_stop.try_clone()? };
-        thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
+        let (requests, snapshot) =
+            (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
+        let server_stop =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let server = Server {
+            bus,
+            console,
+            console_channel,
+            stream: parts.console,
+            wake,
+            stop: server_stop.try_clone()?,
+        };
+        let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
         let run_loop = RunLoop {
             vcpu,
             area,
@@ -329,18 +347,50 @@ impl Machine {
             requests: requests.clone(),
             snapshot: snapshot.clone(),
         };
+        let (release, released) = channel();
         let vcpu = thread::Builder::new().name("vcpu0".into()).spawn(move || {
-            let end = run_loop.run();
+            let end = match released.recv() {
+                Ok(()) => run_loop.run(),
+                Err(_) => End::Stopped,
+            };
             drop(vm);
             end
         })?;
-        Ok(Machine { shared, kicks, requests, snapshot, pausables, store, areas, backend, vcpu, _server_stop: server_stop })
+        Ok(Machine {
+            shared,
+            kicks,
+            requests,
+            snapshot,
+            devices,
+            store,
+            areas,
+            backend,
+            vcpu,
+            release,
+            server,
+            server_stop,
+        })
+    }
+
+    /// Builds the domain and lets it run.
+    pub fn start(parts: Parts<'_>) -> Result<Machine, MachineError> {
+        let machine = Machine::build(parts)?;
+        machine.release();
+        Ok(machine)
+    }
+
+    /// Lets the vcpus run for the first time.
+    pub fn release(&self) {
+        // The thread waits for it, unless it was released already and has come to its end.
+        let _ = self.release.send(());
     }
 
     /// Waits until the domain ends.
     pub fn wait(self) -> End {
         let end = self.vcpu.join().unwrap_or_else(|_| End::Crash("the vcpu's thread panicked".to_owned()));
-        let _ = rustix::io::write(&self._server_stop, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.server_stop, &1u64.to_ne_bytes());
+        // It brings out what the guest wrote last, and closes the devices. If it panicked, the domain is at its end all the same.
+        let _ = self.server.join();
         end
     }
 
@@ -351,7 +401,7 @@ impl Machine {
             kicks: self.kicks.clone(),
             requests: self.requests.clone(),
             snapshot: self.snapshot.clone(),
-            pausables: self.pausables.clone(),
+            devices: self.devices.clone(),
             store: self.store.clone(),
             areas: self.areas.clone(),
             backend: self.backend,
@@ -366,7 +416,7 @@ pub struct Handle {
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
     snapshot: Arc<Mutex<VcpuSnapshot>>,
-    pausables: Vec<Arc<dyn Pausable>>,
+    devices: Vec<(String, Arc<dyn Overseen>)>,
     store: Xenstore,
     areas: Vec<Area>,
     backend: Backend,
@@ -376,13 +426,13 @@ impl Handle {
     /// Stops vcpus and devices, and tells where the vcpus stand.
     pub fn pause(&self) -> Vec<VcpuSnapshot> {
         self.requests.pause(&self.kicks);
-        self.pausables.iter().for_each(|device| device.pause());
+        self.devices.iter().for_each(|(_, device)| device.pause());
         vec![*self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)]
     }
 
     /// Goes on.
     pub fn unpause(&self) {
-        self.pausables.iter().for_each(|device| device.unpause());
+        self.devices.iter().for_each(|(_, device)| device.unpause());
         self.requests.unpause();
     }
 
@@ -404,6 +454,11 @@ impl Handle {
     /// System time in nanoseconds.
     pub fn now_ns(&self) -> u64 {
         self.shared.clock.now_ns()
+    }
+
+    /// What went through each device so far: `vbd-51712`, `vif-0`.
+    pub fn device_counts(&self) -> Vec<(&str, Vec<(&'static str, u64)>)> {
+        self.devices.iter().map(|(name, device)| (name.as_str(), device.counts())).collect()
     }
 
     /// Statistics of each vcpu's shim, in the order of `shim/area.h`.

@@ -1,6 +1,6 @@
 //! The guest's page tables, walked from outside: virtual to physical, four levels (Intel SDM volume 3, section 4.5).
 
-use crate::memory::{Access, GuestMemory, Gpa, Gva, MemoryError, PAGE_SIZE};
+use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE};
 
 const PRESENT: u64 = 1;
 const HUGE: u64 = 0x80;
@@ -56,7 +56,12 @@ impl<'a> AddressSpace<'a> {
     }
 
     /// Calls `part` for each piece of the range that lies in one page: its physical address, and its place in the range.
-    fn pages(&self, at: Gva, bytes: usize, mut part: impl FnMut(Gpa, std::ops::Range<usize>) -> Result<(), MemoryError>) -> Result<(), PageFault> {
+    fn pages(
+        &self,
+        at: Gva,
+        bytes: usize,
+        mut part: impl FnMut(Gpa, std::ops::Range<usize>) -> Result<(), MemoryError>,
+    ) -> Result<(), PageFault> {
         let mut done = 0;
         while done < bytes {
             let here = Gva(at.0.wrapping_add(done as u64));

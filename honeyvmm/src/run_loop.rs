@@ -65,7 +65,10 @@ impl Requests {
         self.pause.store(true, Ordering::SeqCst);
         (0..kicks.0.len()).for_each(|vcpu| kicks.kick(vcpu));
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        while *paused < kicks.0.len() && !self.stop.load(Ordering::SeqCst) && self.pause.load(Ordering::SeqCst) {
+        while *paused < kicks.0.len()
+            && !self.stop.load(Ordering::SeqCst)
+            && self.pause.load(Ordering::SeqCst)
+        {
             let waited = self.changed.wait_timeout(paused, Duration::from_millis(10));
             paused = waited.map_or_else(|e| e.into_inner().0, |(guard, _)| guard);
             // A vcpu that blocks or runs was kicked; one that was just between the two is kicked again.
@@ -151,7 +154,9 @@ impl RunLoop {
         let guard = kick.enter_thread(self.vcpu.immediate_exit());
         let timer = ThreadTimer::new();
         match (guard, timer) {
-            (Ok(_guard), Ok(timer)) => Running { it: self, tables: CpuTables::default(), timer, symbols }.run(),
+            (Ok(_guard), Ok(timer)) => {
+                Running { it: self, tables: CpuTables::default(), timer, symbols }.run()
+            }
             (Err(e), _) | (_, Err(e)) => End::Crash(format!("cannot set up the vcpu's thread: {e}")),
         }
     }
@@ -165,7 +170,9 @@ impl Running {
             let ended = match self.it.vcpu.run() {
                 Exit::Call => self.call(),
                 Exit::Interrupted => self.interrupted(),
-                Exit::Dead(what) => Some(End::Crash(format!("vcpu {} died: {what}; {}", self.it.index, self.place()))),
+                Exit::Dead(what) => {
+                    Some(End::Crash(format!("vcpu {} died: {what}; {}", self.it.index, self.place())))
+                }
             };
             if let Some(end) = ended {
                 return end;
@@ -179,7 +186,10 @@ impl Running {
     fn place(&self) -> String {
         let stop = self.it.vcpu.stop();
         let guest = self.it.area.registers();
-        format!("rip {:#x} cpl {} cr3 {:#x}, guest rip {:#x} rsp {:#x}", stop.rip, stop.cpl, stop.cr3, guest[16], guest[6])
+        format!(
+            "rip {:#x} cpl {} cr3 {:#x}, guest rip {:#x} rsp {:#x}",
+            stop.rip, stop.cpl, stop.cr3, guest[16], guest[6]
+        )
     }
 
     fn stand_still(&mut self) -> bool {
@@ -227,21 +237,30 @@ impl Running {
                 None
             }
             CALL_BROKEN => Some(End::Crash(self.broken(nr, &args))),
-            other => Some(End::Crash(format!("the shim's memory was overwritten: it asks for operation {other}"))),
+            other => {
+                Some(End::Crash(format!("the shim's memory was overwritten: it asks for operation {other}")))
+            }
         }
     }
 
     fn broken(&self, nr: u64, args: &[u64; 6]) -> String {
         match nr {
-            0 => format!("no kernel stack for an exception: rsp {:#x}, handler {:#x}, rip {:#x}", args[0], args[1], args[2]),
+            0 => format!(
+                "no kernel stack for an exception: rsp {:#x}, handler {:#x}, rip {:#x}",
+                args[0], args[1], args[2]
+            ),
             1 => format!("iret frame at {:#x} is not mapped, rip {:#x}", args[0], args[2]),
-            _ => format!("fault {} at {:#x} in the shim, address {:#x}, error {:#x}", args[3], args[0], args[1], args[2]),
+            _ => format!(
+                "fault {} at {:#x} in the shim, address {:#x}, error {:#x}",
+                args[3], args[0], args[1], args[2]
+            ),
         }
     }
 
     fn hypercall(&mut self, nr: u64, args: &[u64; 6]) -> Option<End> {
         let it = &mut self.it;
-        let mut caller = Caller { shared: &it.shared, area: &it.area, vcpu: it.index, tables: &mut self.tables };
+        let mut caller =
+            Caller { shared: &it.shared, area: &it.area, vcpu: it.index, tables: &mut self.tables };
         let (result, after) = dispatch(&mut caller, nr, args);
         it.area.answer(result);
         match after {
@@ -303,7 +322,8 @@ impl Running {
         let area = &self.it.area;
         let stop = self.it.vcpu.stop();
         let mut registers = stop.registers;
-        (registers[Register::Rflags as usize], registers[Register::Rsp as usize]) = area.stack0_flags_and_sp();
+        (registers[Register::Rflags as usize], registers[Register::Rsp as usize]) =
+            area.stack0_flags_and_sp();
         registers[Register::Rip as usize] = area.stack0_rip();
         area.set_registers(&registers);
         area.set(Field::ResumeTrap, 3 + 1);
@@ -349,7 +369,8 @@ impl Running {
         let offset = stop.rip.wrapping_sub(self.it.area.window_va().0);
         let symbols = &self.symbols;
         let in_window = stop.cpl == 3 && (symbols.window_begin..symbols.window_end).contains(&offset);
-        let in_gate = stop.cpl == 0 && (symbols.gate_exit..symbols.gate_exit + GATE_EXIT_BYTES).contains(&offset);
+        let in_gate =
+            stop.cpl == 0 && (symbols.gate_exit..symbols.gate_exit + GATE_EXIT_BYTES).contains(&offset);
         if in_gate {
             self.enter_shim_at(symbols.restore, true);
         } else if in_window {
@@ -399,7 +420,9 @@ impl Running {
             let deadline = self.it.area.get(Field::Deadline);
             let timeout = match deadline {
                 0 => WAIT_MAX,
-                deadline => Duration::from_nanos(deadline.saturating_sub(self.it.shared.clock.now_ns())).min(WAIT_MAX),
+                deadline => {
+                    Duration::from_nanos(deadline.saturating_sub(self.it.shared.clock.now_ns())).min(WAIT_MAX)
+                }
             };
             self.it.kicks.0[vcpu].wait(Some(timeout));
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
-use crate::device::{Pausable, Reporter, Reports};
+use crate::device::{Overseen, Reporter, Reports};
 use crate::evtchn::{BackendChannel, Doorbell};
 use crate::ring;
 use crate::xenbus::{Backend, BackendError, FrontendView, Nodes};
@@ -75,9 +75,9 @@ impl BlkDevice {
         self.shared.with(|served| served.backend.counters())
     }
 
-    /// What holds the disk still, for the domain's pause.
+    /// The disk from outside.
     #[must_use]
-    pub fn pausable(&self) -> Arc<dyn Pausable> {
+    pub fn overseen(&self) -> Arc<dyn Overseen> {
         self.shared.clone()
     }
 }
@@ -133,7 +133,7 @@ impl Doorbell for Shared {
     }
 }
 
-impl Pausable for Shared {
+impl Overseen for Shared {
     fn pause(&self) {
         self.with(|served| served.paused = true);
     }
@@ -141,6 +141,17 @@ impl Pausable for Shared {
     fn unpause(&self) {
         self.with(|served| served.paused = false);
         self.ring();
+    }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.with(|served| served.backend.counters());
+        vec![
+            ("reads", counters.reads),
+            ("read_bytes", counters.read_bytes),
+            ("writes", counters.writes),
+            ("written_bytes", counters.written_bytes),
+            ("flushes", counters.flushes),
+        ]
     }
 }
 

@@ -336,11 +336,11 @@ fn a_rung_device_answers_and_rings_back() {
 fn a_paused_device_does_nothing_until_it_goes_on() {
     let mut f = frontend(Mode::ReadWrite);
     let (device, events, port, _) = device(&mut f);
-    device.pausable().pause();
+    device.overseen().pause();
     f.put(&direct(0, 1, 7, &[(0x20, 0, 0)]));
     events.send(port).unwrap();
     assert_eq!(f.memory.read_u32(RING.offset(8)).unwrap(), 0);
-    device.pausable().unpause();
+    device.overseen().unpause();
     assert_eq!(f.response(), (1, 0, 0));
 }
 

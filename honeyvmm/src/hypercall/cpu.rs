@@ -69,7 +69,10 @@ pub fn set_gdt(caller: &mut Caller<'_>, list: u64, entries: u64) -> Outcome {
     for (i, frame) in frames.iter().enumerate() {
         for at in (0..PAGE_SIZE).step_by(8) {
             let descriptor = caller.shared.memory.ram().read_u64(Gpa(frame.0 * PAGE_SIZE + at))?;
-            caller.shared.memory.write_u64(gdt.offset(i as u64 * PAGE_SIZE + at), sanitized_descriptor(descriptor))?;
+            caller
+                .shared
+                .memory
+                .write_u64(gdt.offset(i as u64 * PAGE_SIZE + at), sanitized_descriptor(descriptor))?;
         }
     }
     caller.tables.gdt_frames = frames;
@@ -135,7 +138,10 @@ pub fn callback_op(caller: &mut Caller<'_>, command: u64, arg: u64) -> Outcome {
 fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: u64, arg: u64) -> Outcome {
     let op: [u8; 16] = caller.read(arg)?;
     let (frame, offset) = (u64_at(&op, 0), u64::from(super::u32_at(&op, 8)));
-    if offset % 8 != 0 || offset + VCPU_INFO_BYTES > PAGE_SIZE || frame >= caller.shared.layout.ram_bytes / PAGE_SIZE {
+    if offset % 8 != 0
+        || offset + VCPU_INFO_BYTES > PAGE_SIZE
+        || frame >= caller.shared.layout.ram_bytes / PAGE_SIZE
+    {
         return Err(Errno::EINVAL);
     }
     // One vcpu a domain for now, and dispatch has checked that it is this one.

@@ -58,7 +58,7 @@ pub fn event_channel_op(caller: &mut Caller<'_>, command: u64, arg: u64) -> Outc
         }
         9 => events.unmask(port(&caller.read::<4>(arg)?))?,
         10 => events.reset()?,
-        11..=13 => events.fifo()?,       // init_control, expand_array, set_priority: the FIFO ABI
+        11..=13 => events.fifo()?, // init_control, expand_array, set_priority: the FIFO ABI
         _ => return Err(Errno::ENOSYS), // bind_pirq: no physical interrupts
     }
     done(0)

@@ -16,7 +16,7 @@ pub use cpu::CpuTables;
 use crate::clock::Clock;
 use crate::errno::Errno;
 use crate::evtchn::EventChannels;
-use crate::memory::{GuestMemory, Gpa, Gva};
+use crate::memory::{Gpa, GuestMemory, Gva};
 use crate::paging::{AddressSpace, PageFault};
 use crate::shim::{Area, Field, Layout};
 

@@ -97,7 +97,13 @@ fn cr4(backend: Backend, features: Cr4Features) -> u64 {
 }
 
 /// Fills in the registers that stay as they are while the vcpu lives, and CR3.
-pub fn set_system_registers(sregs: &mut kvm_sregs, backend: Backend, tables: Tables, features: Cr4Features, cr3: u64) {
+pub fn set_system_registers(
+    sregs: &mut kvm_sregs,
+    backend: Backend,
+    tables: Tables,
+    features: Cr4Features,
+    cr3: u64,
+) {
     sregs.cr0 = CR0;
     sregs.cr3 = cr3;
     sregs.cr4 = cr4(backend, features);

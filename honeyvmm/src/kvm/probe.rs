@@ -5,9 +5,11 @@ use std::os::fd::RawFd;
 use kvm_bindings::{Msrs, kvm_regs};
 use kvm_ioctls::VcpuExit;
 
-use super::cpu_state::{CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs};
+use super::cpu_state::{
+    CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs,
+};
 use super::vm::{KvmError, Vm, ioctl};
-use crate::memory::{Access, GuestMemory, Gpa, Region};
+use crate::memory::{Access, Gpa, GuestMemory, Region};
 use crate::shim::Backend;
 
 const BYTES: u64 = 2 << 20;

@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd;
 use kvm_bindings::{CpuId, Msrs, kvm_regs, kvm_sregs, kvm_xcrs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
-use super::cpu_state::{CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs};
+use super::cpu_state::{
+    CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs,
+};
 use super::vm::{KvmError, Vm, ioctl};
 use crate::cpuid;
 use crate::memory::Gva;
@@ -16,6 +18,11 @@ use crate::shim::Backend;
 const CALL_PORT: u16 = 0x10;
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`; kvm-ioctls does not have it.
 const KVM_INTERRUPT: libc::c_ulong = 0x4004_ae86;
+/// `_IO(KVMIO, 0x80)` and `_IOR(KVMIO, 0xa1, struct kvm_debugregs)`.
+const KVM_RUN: u64 = 0xae80;
+const KVM_GET_DEBUGREGS: u64 = 0x8080_aea1;
+/// The ioctls of a vcpu that runs; all others belong to its making.
+pub const RUN_TIME_IOCTLS: [u64; 3] = [KVM_RUN, KVM_INTERRUPT, KVM_GET_DEBUGREGS];
 /// The vector that means "look for events" (hardware backend).
 const EVENT_VECTOR: u32 = 0xf0;
 /// XCR0 bits that the guest may use, if KVM offers them: x87, SSE, AVX, AVX-512.
@@ -58,8 +65,8 @@ pub struct Vcpu {
 /// `kvm_regs` as an array in its own order.
 fn to_array(r: &kvm_regs) -> [u64; 18] {
     [
-        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rip,
-        r.rflags,
+        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+        r.r14, r.r15, r.rip, r.rflags,
     ]
 }
 

@@ -69,7 +69,9 @@ impl Vm {
         if version != KVM_API_VERSION as i32 {
             return Err(KvmError::Version(version));
         }
-        for (capability, name) in [(Cap::SyncRegs, "KVM_CAP_SYNC_REGS"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT")] {
+        for (capability, name) in
+            [(Cap::SyncRegs, "KVM_CAP_SYNC_REGS"), (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT")]
+        {
             if !kvm.check_extension(capability) {
                 return Err(KvmError::Capability(name));
             }

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::device::{Pausable, Reporter, Reports};
+use crate::device::{Overseen, Reporter, Reports};
 use crate::evtchn::{BackendChannel, Doorbell};
 use crate::ring;
 use crate::xenbus::{Backend, BackendError, FrontendView, Nodes};
@@ -68,9 +68,9 @@ impl NetDevice {
         self.shared.with(|served| served.backend.counters())
     }
 
-    /// What holds the interface still, for the domain's pause.
+    /// The interface from outside.
     #[must_use]
-    pub fn pausable(&self) -> Arc<dyn Pausable> {
+    pub fn overseen(&self) -> Arc<dyn Overseen> {
         self.shared.clone()
     }
 }
@@ -126,7 +126,7 @@ impl Doorbell for Shared {
     }
 }
 
-impl Pausable for Shared {
+impl Overseen for Shared {
     fn pause(&self) {
         self.with(|served| served.state = State::Paused);
     }
@@ -134,6 +134,18 @@ impl Pausable for Shared {
     fn unpause(&self) {
         self.with(|served| served.state = State::Runs);
         self.ring();
+    }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.with(|served| served.backend.counters());
+        vec![
+            ("sent_frames", counters.sent_frames),
+            ("sent_bytes", counters.sent_bytes),
+            ("sent_dropped", counters.sent_dropped),
+            ("received_frames", counters.received_frames),
+            ("received_bytes", counters.received_bytes),
+            ("received_dropped", counters.received_dropped),
+        ]
     }
 }
 

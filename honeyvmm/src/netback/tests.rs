@@ -465,11 +465,11 @@ fn a_device_serves_the_guests_event_at_once_and_the_switchs_by_its_worker() {
 fn a_paused_device_leaves_frames_where_they_are() {
     let mut f = frontend(&ABLE);
     let (device, events, port, _) = device(&mut f);
-    device.pausable().pause();
+    device.overseen().pause();
     f.put_frame(&tcp_v4(50), 0, None);
     events.send(port).unwrap();
     assert_eq!((f.responses(TX), f.at_switch()), (0, None));
-    device.pausable().unpause();
+    device.overseen().unpause();
     assert!(f.at_switch().is_some());
 }
 

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use super::layout::{Backend, Layout, window};
-use crate::memory::{Access, GuestMemory, Gpa, Gva, MemoryError};
+use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError};
 
 /// The shim asks for a hypercall.
 pub const CALL_HYPERCALL: u64 = 1;
@@ -12,6 +12,21 @@ pub const CALL_HYPERCALL: u64 = 1;
 pub const CALL_EXCEPTION: u64 = 2;
 /// The shim cannot go on: the domain is at its end.
 pub const CALL_BROKEN: u64 = 9;
+
+/// What the shim counts, in the order of `COUNT_*`; the words after these are spare.
+pub const COUNT_NAMES: [&str; 11] = [
+    "entries",
+    "system_calls",
+    "hypercalls",
+    "page_faults",
+    "upcalls",
+    "flushes",
+    "user_bits",
+    "nested",
+    "timer_skips",
+    "calls",
+    "exceptions",
+];
 
 /// `struct trap_info` of Xen's arch-x86/xen.h.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -145,7 +160,12 @@ pub struct Area {
 
 impl Area {
     /// The area of this vcpu. The shim's memslot must hold its window.
-    pub fn new(memory: &GuestMemory, layout: &Layout, backend: Backend, vcpu: u32) -> Result<Area, MemoryError> {
+    pub fn new(
+        memory: &GuestMemory,
+        layout: &Layout,
+        backend: Backend,
+        vcpu: u32,
+    ) -> Result<Area, MemoryError> {
         let window = layout.window_gpa(vcpu);
         memory.read_u64(window.offset(window::STACKS_END))?;
         Ok(Area { memory: memory.clone(), window, window_va: layout.window_va(vcpu), backend })
@@ -171,11 +191,15 @@ impl Area {
     }
 
     fn load(&self, at: Gpa) -> u64 {
-        self.memory.load_u64(at, Ordering::Relaxed).expect("the window was found in the memslot, and fields are aligned")
+        self.memory
+            .load_u64(at, Ordering::Relaxed)
+            .expect("the window was found in the memslot, and fields are aligned")
     }
 
     fn store(&self, at: Gpa, value: u64) {
-        self.memory.store_u64(at, value, Ordering::Relaxed).expect("the window was found in the memslot, and fields are aligned");
+        self.memory
+            .store_u64(at, value, Ordering::Relaxed)
+            .expect("the window was found in the memslot, and fields are aligned");
     }
 
     /// A field's value.

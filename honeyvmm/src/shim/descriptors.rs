@@ -1,7 +1,7 @@
 //! Descriptor tables of a vcpu: GDT, IDT (one a view on PVM) and TSS (Intel SDM volume 3, chapters 3, 6, 7).
 
 use super::layout::{Backend, Layout, image, symbols, window};
-use crate::memory::{Access, GuestMemory, Gpa, MemoryError};
+use crate::memory::{Access, Gpa, GuestMemory, MemoryError};
 
 /// Type of a busy 64-bit TSS, as KVM wants it in TR.
 pub const TR_ACCESS_BUSY: u8 = 11;
@@ -62,7 +62,13 @@ fn write_gdt(memory: &GuestMemory, gdt: Gpa, tss_va: u64) -> Result<(), MemoryEr
     const DATA_DPL3: u64 = 0x00cf_f300_0000_ffff;
     const CODE64_DPL3: u64 = 0x00af_fb00_0000_ffff;
     const XEN: u64 = 0xe000;
-    let entries = [(0xe008, CODE64_DPL0), (0xe010, DATA_DPL0), (0xe020, CODE32_DPL3), (0xe028, DATA_DPL3), (0xe030, CODE64_DPL3)];
+    let entries = [
+        (0xe008, CODE64_DPL0),
+        (0xe010, DATA_DPL0),
+        (0xe020, CODE32_DPL3),
+        (0xe028, DATA_DPL3),
+        (0xe030, CODE64_DPL3),
+    ];
     for (selector, descriptor) in entries {
         memory.write_u64(gdt.offset(selector), descriptor)?;
     }
@@ -102,11 +108,21 @@ fn write_pvm(memory: &GuestMemory, layout: &Layout, vcpu: u32) -> Result<(), Mem
             _ => gate(va + symbols.kernel_entries + 16 * index, SEL_USER_CS, 1, 0),
         };
         write_gate(memory, kernel, vector, handler)?;
-        write_gate(memory, user, vector, gate(va + symbols.gate_user + 64 * index, SEL_SHIM_CS, 0, dpl_of(vector)))?;
+        write_gate(
+            memory,
+            user,
+            vector,
+            gate(va + symbols.gate_user + 64 * index, SEL_SHIM_CS, 0, dpl_of(vector)),
+        )?;
         let frame = gpa.offset(window::GATE + 128 + 40 * index);
         write_frame(memory, frame, va + symbols.user_entries + 16 * index, va + symbols.main_top)?;
     }
-    write_frame(memory, gpa.offset(window::GATE + 2048), va + symbols.page_fault_entry, va + symbols.trap_top)?;
+    write_frame(
+        memory,
+        gpa.offset(window::GATE + 2048),
+        va + symbols.page_fault_entry,
+        va + symbols.trap_top,
+    )?;
     write_tss(memory, gpa.offset(window::TSS), va + symbols.stack0_top, va + symbols.ist_top)
 }
 
@@ -117,14 +133,24 @@ fn write_hardware(memory: &GuestMemory, layout: &Layout, vcpu: u32) -> Result<()
     for index in 0..VECTORS {
         let vector = vector_of(index);
         let ist = u64::from(VECTORS_FATAL.contains(&vector));
-        write_gate(memory, idt, vector, gate(va + symbols.entries + 16 * index, SEL_SHIM_CS, ist, dpl_of(vector)))?;
+        write_gate(
+            memory,
+            idt,
+            vector,
+            gate(va + symbols.entries + 16 * index, SEL_SHIM_CS, ist, dpl_of(vector)),
+        )?;
     }
     write_gate(memory, idt, VECTOR_EVENT, gate(va + symbols.irq_entry, SEL_SHIM_CS, 0, 0))?;
     write_tss(memory, gpa.offset(window::TSS), va + symbols.trap_top, va + symbols.fatal_top)
 }
 
 /// Fills a vcpu's window: code, descriptor tables, entry frames.
-pub fn write_window(memory: &GuestMemory, layout: &Layout, backend: Backend, vcpu: u32) -> Result<(), MemoryError> {
+pub fn write_window(
+    memory: &GuestMemory,
+    layout: &Layout,
+    backend: Backend,
+    vcpu: u32,
+) -> Result<(), MemoryError> {
     let gpa = layout.window_gpa(vcpu);
     memory.write(gpa, image(backend))?;
     write_gdt(memory, gpa.offset(window::GDT), layout.window_va(vcpu).0 + window::TSS)?;

@@ -5,7 +5,9 @@ mod descriptors;
 mod layout;
 mod views;
 
-pub use area::{Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, TrapInfo};
+pub use area::{Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, COUNT_NAMES, Field, Register, TrapInfo};
 pub use descriptors::{TR_ACCESS_BUSY, sanitized_descriptor};
-pub use layout::{Backend, GRANT_FRAMES, Layout, M2P_VA, SHIM_GPA, SHIM_VA, Symbols, VCPUS_MAX, image, symbols, window};
+pub use layout::{
+    Backend, GRANT_FRAMES, Layout, M2P_VA, SHIM_GPA, SHIM_VA, Symbols, VCPUS_MAX, image, symbols, window,
+};
 pub use views::{install_slots, populate};

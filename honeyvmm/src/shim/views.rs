@@ -8,7 +8,7 @@
 use super::area::{Area, Field};
 use super::descriptors::write_window;
 use super::layout::{Backend, L4_SLOT_FIRST, L4_SLOTS, Layout, window};
-use crate::memory::{Access, GuestMemory, Gpa, MemoryError, PAGE_SIZE};
+use crate::memory::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE};
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;
@@ -56,11 +56,22 @@ fn user_flags(offset: u64) -> Option<u64> {
     }
 }
 
-fn write_entry(memory: &GuestMemory, table: Gpa, index: u64, target: Gpa, flags: u64) -> Result<(), MemoryError> {
+fn write_entry(
+    memory: &GuestMemory,
+    table: Gpa,
+    index: u64,
+    target: Gpa,
+    flags: u64,
+) -> Result<(), MemoryError> {
     memory.write_u64(table.offset(8 * index), target.0 | flags)
 }
 
-fn write_window_tables(memory: &GuestMemory, layout: &Layout, backend: Backend, vcpu: u32) -> Result<(), MemoryError> {
+fn write_window_tables(
+    memory: &GuestMemory,
+    layout: &Layout,
+    backend: Backend,
+    vcpu: u32,
+) -> Result<(), MemoryError> {
     let window_gpa = layout.window_gpa(vcpu);
     for page in 0..512 {
         let offset = page * PAGE_SIZE;
@@ -98,7 +109,13 @@ fn write_physmap(memory: &GuestMemory, layout: &Layout, backend: Backend) -> Res
         for index in 0..512 {
             let target = Gpa((gib << 30) + (index << 21));
             if target.0 < layout.ram_bytes {
-                write_entry(memory, l2, index, target, PRESENT | WRITE | TOUCHED | HUGE | NO_EXECUTE | ring3)?;
+                write_entry(
+                    memory,
+                    l2,
+                    index,
+                    target,
+                    PRESENT | WRITE | TOUCHED | HUGE | NO_EXECUTE | ring3,
+                )?;
             }
         }
     }
@@ -129,11 +146,20 @@ fn slots(layout: &Layout, backend: Backend) -> [[u64; 2]; L4_SLOTS] {
         Backend::Pvm => USER_VIEW,
         Backend::Hardware => KERNEL_VIEW,
     };
-    [[entry(layout.l3(KERNEL_VIEW)), entry(layout.l3(user_window))], [entry(layout.m2p_l3()), 0], [entry(layout.physmap_l3()), 0]]
+    [
+        [entry(layout.l3(KERNEL_VIEW)), entry(layout.l3(user_window))],
+        [entry(layout.m2p_l3()), 0],
+        [entry(layout.physmap_l3()), 0],
+    ]
 }
 
 /// Gives an L4 table of the guest's the kernel's view, as the shim does later.
-pub fn install_slots(memory: &GuestMemory, layout: &Layout, backend: Backend, l4: Gpa) -> Result<(), MemoryError> {
+pub fn install_slots(
+    memory: &GuestMemory,
+    layout: &Layout,
+    backend: Backend,
+    l4: Gpa,
+) -> Result<(), MemoryError> {
     for (slot, entry) in slots(layout, backend).iter().enumerate() {
         memory.write_u64(l4.offset(8 * (L4_SLOT_FIRST + slot as u64)), entry[0])?;
     }
@@ -183,15 +209,21 @@ mod tests {
 
     #[test]
     fn ring_3_of_the_users_view_has_one_page_and_cannot_write_it() {
-        let seen: Vec<u64> =
-            (0..512).map(|p| p * PAGE_SIZE).filter(|o| user_flags(*o).is_some_and(|f| f & USER != 0)).collect();
+        let seen: Vec<u64> = (0..512)
+            .map(|p| p * PAGE_SIZE)
+            .filter(|o| user_flags(*o).is_some_and(|f| f & USER != 0))
+            .collect();
         assert_eq!(seen, [window::TRAMPOLINE]);
         assert_eq!(user_flags(window::TRAMPOLINE).unwrap() & WRITE, 0);
     }
 
     #[test]
     fn ring_3_sees_nothing_of_the_window_on_hardware() {
-        assert!((0..512).filter_map(|p| kernel_flags(Backend::Hardware, p * PAGE_SIZE)).all(|flags| flags & USER == 0));
+        assert!(
+            (0..512)
+                .filter_map(|p| kernel_flags(Backend::Hardware, p * PAGE_SIZE))
+                .all(|flags| flags & USER == 0)
+        );
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! The seccomp filter of a domain's process: what it may still ask of the host kernel once its guest runs.
+//!
+//! One filter for all threads: they share their memory, so what one of them may do, whoever breaks into another may make it do.
+//! It opens nothing, starts nothing, makes no memory executable, and of KVM only runs vcpus. A call that is not in the list kills the
+//! process, which is the domain's crash.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+use crate::kvm;
+
+/// Why the filter is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// It cannot be compiled: a mistake of ours.
+    #[error("cannot compile the system-call filter")]
+    Compile(#[source] seccompiler::BackendError),
+    /// The kernel refused it.
+    #[error("cannot install the system-call filter")]
+    Install(#[source] seccompiler::Error),
+}
+
+/// Calls that may have any arguments.
+const CALLS: &[libc::c_long] = &[
+    // Disks, ports, sockets, eventfds: all on descriptors that are open.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_shutdown,
+    // Waiting, waking, time.
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_restart_syscall,
+    // The vcpu's timer and its signal.
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_delete,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    // malloc, and the seeds of hash tables.
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_getrandom,
+    // The end of a thread and of the process.
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Narrows the calling process, all of its threads, for good.
+///
+/// # Errors
+/// [`ConfineError`]: then nothing is in force.
+pub fn confine() -> Result<(), ConfineError> {
+    let program = compile().map_err(ConfineError::Compile)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(ConfineError::Install)
+}
+
+fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    // Of KVM, what a running vcpu needs. The command is the second argument's low half.
+    let ioctls = kvm::RUN_TIME_IOCTLS.iter().map(|command| argument(1, SeccompCmpOp::Eq, *command));
+    rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
+    // Memory that can be executed is not to be had any more.
+    let exec = libc::PROT_EXEC.unsigned_abs().into();
+    let not_executable = || argument(2, SeccompCmpOp::MaskedEq(exec), 0).map(|rule| vec![rule]);
+    rules.insert(libc::SYS_mmap, not_executable()?);
+    rules.insert(libc::SYS_mprotect, not_executable()?);
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
+    filter.try_into()
+}
+
+fn argument(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_compiles() {
+        assert!(compile().unwrap().len() > CALLS.len());
+    }
+}

@@ -1,0 +1,255 @@
+//! One domain's process, from the descriptors that it was handed to the domain's end. It opens nothing.
+//!
+//! Order matters: threads first, then the system-call filter, then the guest's first instruction.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use events::Emitter;
+use vifport::{Endpoint, PortFds, Side};
+
+use crate::blkback::{BlkDevice, Blkback, Vdev, VdevError};
+use crate::config::{DiskConfig, DomainConfig, VifConfig};
+use crate::confine::{ConfineError, confine};
+use crate::control::{Voice, serve};
+use crate::device::{Overseen, Reports};
+use crate::disk::{Disk, DiskError, Layer, Mode};
+use crate::kernel_image::{KernelImage, KernelImageError};
+use crate::machine::{Machine, MachineError, Parts};
+use crate::memory::{Gpa, MemoryError, Region};
+use crate::netback::{NetDevice, Netback};
+use crate::report::DomainReports;
+use crate::run_loop::End;
+use crate::xenbus::{Backend, Device, DeviceKind, Nodes};
+
+/// The largest kernel or initramfs that is read.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The last events are waited for so long.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Why a domain does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A descriptor does not do what it was handed for.
+    #[error("cannot use the {what} that was handed in")]
+    Handed {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel or the initramfs is too large.
+    #[error("the {what} has {bytes} bytes, more than {FILE_BYTES_MAX}")]
+    TooLarge {
+        /// Which.
+        what: &'static str,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The kernel cannot be booted.
+    #[error("the kernel cannot be booted")]
+    Kernel(#[from] KernelImageError),
+    /// The RAM cannot be mapped.
+    #[error("the domain's RAM cannot be mapped")]
+    Ram(#[from] MemoryError),
+    /// A disk's name is none.
+    #[error(transparent)]
+    Vdev(#[from] VdevError),
+    /// A disk cannot be used.
+    #[error("disk {vdev} cannot be used")]
+    Disk {
+        /// Its name.
+        vdev: String,
+        /// Why.
+        #[source]
+        source: DiskError,
+    },
+    /// A network interface cannot be used.
+    #[error("vif {index} cannot be used")]
+    Vif {
+        /// Its number.
+        index: usize,
+        /// Why.
+        #[source]
+        source: vifport::AttachError,
+    },
+    /// The UUID is none.
+    #[error("{0} is not a uuid")]
+    Uuid(String),
+    /// The machine cannot be made.
+    #[error("the domain cannot be built")]
+    Machine(#[from] MachineError),
+    /// It would run unguarded.
+    #[error("the domain's process cannot be confined")]
+    Confine(#[from] ConfineError),
+}
+
+type Offered = (Device, Box<dyn Backend>, Arc<dyn Overseen>);
+
+/// Runs the domain to its end.
+///
+/// # Errors
+/// What keeps the domain from starting. How it ends later is told on the control socket.
+pub fn run(config: DomainConfig) -> Result<(), RunError> {
+    let control = UnixStream::from(owned(config.control_fd));
+    let reading = control.try_clone().map_err(handed("control socket"))?;
+    let voice = Voice::new(control);
+    let emitter = emitter(&config);
+    let reports: Arc<dyn Reports> = Arc::new(DomainReports::new(&config.name, config.domid, emitter.clone()));
+    let machine = build(&config, &reports)?;
+    let (handle, answering) = (machine.handle(), voice.clone());
+    let control = std::thread::Builder::new().name("control".into());
+    let control = control.spawn(move || {
+        if let Err(error) = serve(reading, &answering, &handle) {
+            tracing::warn!(%error, "the control socket broke");
+        }
+    });
+    control.map_err(handed("control socket"))?;
+    confine()?;
+    voice.started().map_err(handed("control socket"))?;
+    machine.release();
+    let end = machine.wait();
+    if let End::Crash(how) = &end {
+        tracing::error!("the domain crashed: {how}");
+    }
+    if let Err(error) = voice.ended(&end) {
+        tracing::warn!(%error, "nobody hears of the domain's end");
+    }
+    if let Some(emitter) = emitter {
+        emitter.flush(FLUSH_TIMEOUT);
+    }
+    Ok(())
+}
+
+/// Kernel and initramfs are in our memory only while the domain is built.
+fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, RunError> {
+    let kernel = contents("kernel", config.kernel_fd)?;
+    let kernel = KernelImage::parse(&kernel)?;
+    let ramdisk = config.ramdisk_fd.map(|fd| contents("initramfs", fd)).transpose()?;
+    let ram = Region::from_memfd(owned(config.ram_fd), Gpa(0), config.memory_mib << 20)?;
+    let mut devices = Vec::new();
+    for disk in &config.disks {
+        devices.push(offer_disk(disk, reports)?);
+    }
+    for (index, vif) in config.vifs.iter().enumerate() {
+        devices.push(offer_vif(index, vif, reports)?);
+    }
+    let console = UnixStream::from(owned(config.console_fd));
+    console.set_nonblocking(true).map_err(handed("console socket"))?;
+    Ok(Machine::build(Parts {
+        kvm_fd: config.kvm_fd,
+        ram,
+        domid: config.domid,
+        name: &config.name,
+        uuid: uuid(&config.uuid)?,
+        kernel: &kernel,
+        ramdisk: ramdisk.as_deref(),
+        cmdline: &config.cmdline,
+        console: console.into(),
+        devices,
+    })?)
+}
+
+/// Without a sink a domain runs all the same.
+fn emitter(config: &DomainConfig) -> Option<Emitter> {
+    let socket = owned(config.events_fd?);
+    Emitter::from_fd(socket, "honeyvmm")
+        .inspect_err(|error| tracing::warn!(%error, "no events from here"))
+        .ok()
+}
+
+fn offer_disk(config: &DiskConfig, reports: &Arc<dyn Reports>) -> Result<Offered, RunError> {
+    let vdev: Vdev = config.vdev.parse()?;
+    let wrong = |source| RunError::Disk { vdev: config.vdev.clone(), source };
+    let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
+    let base = File::from(owned(config.base_fd));
+    let base_bytes = base.metadata().map_err(|source| wrong(source.into()))?.len();
+    let layer = config.layer_fd.map(|fd| Layer::open_handed_in(File::from(owned(fd)), base_bytes));
+    let layer = layer.transpose().map_err(wrong)?;
+    let disk = Disk::new(&config.vdev, base, layer, mode).map_err(wrong)?;
+    let backend = BlkDevice::new(vdev, Blkback::new(disk), reports.clone()).map_err(handed("disk"))?;
+    let overseen = backend.overseen();
+    let device = Device {
+        kind: DeviceKind::Vbd,
+        id: vdev.0,
+        frontend_nodes: nodes(&[("virtual-device", &vdev.to_string()), ("device-type", "disk")]),
+    };
+    Ok((device, Box::new(backend), overseen))
+}
+
+fn offer_vif(index: usize, config: &VifConfig, reports: &Arc<dyn Reports>) -> Result<Offered, RunError> {
+    let fds = PortFds {
+        memory: owned(config.port_fd),
+        to_switch: owned(config.to_switch_fd),
+        from_switch: owned(config.from_switch_fd),
+    };
+    let port = Endpoint::attach(fds, Side::Backend).map_err(|source| RunError::Vif { index, source })?;
+    let number = index as u32;
+    let backend = NetDevice::new(number, Netback::new(port), reports.clone()).map_err(handed("vif"))?;
+    let overseen = backend.overseen();
+    let device = Device {
+        kind: DeviceKind::Vif,
+        id: number,
+        frontend_nodes: nodes(&[("handle", &number.to_string()), ("mac", &config.mac)]),
+    };
+    Ok((device, Box::new(backend), overseen))
+}
+
+fn nodes(pairs: &[(&str, &str)]) -> Nodes {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn contents(what: &'static str, fd: RawFd) -> Result<Vec<u8>, RunError> {
+    let mut file = File::from(owned(fd));
+    let bytes = file.metadata().map_err(handed(what))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(RunError::TooLarge { what, bytes });
+    }
+    let mut contents = Vec::with_capacity(bytes as usize);
+    // Whoever read the file before us through the same description left its position behind.
+    file.rewind().map_err(handed(what))?;
+    file.take(FILE_BYTES_MAX).read_to_end(&mut contents).map_err(handed(what))?;
+    Ok(contents)
+}
+
+/// `01234567-89ab-cdef-0123-456789abcdef`.
+fn uuid(text: &str) -> Result<[u8; 16], RunError> {
+    let wrong = || RunError::Uuid(text.to_owned());
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let value = u128::from_str_radix(&digits, 16).map_err(|_| wrong())?;
+    Ok(value.to_be_bytes())
+}
+
+fn handed(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Handed { what, source }
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY:
+    // - The descriptor is open: the toolstack put it under this number before exec, and names each number once.
+    // - Nothing else in this process owns it: each field of the configuration is taken once, by `run`.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_read_or_refused() {
+        let read = uuid("01234567-89ab-cdef-0123-456789abcdef").unwrap();
+        assert_eq!(read[..4], [0x01, 0x23, 0x45, 0x67]);
+        for wrong in ["", "0123", "0123456789abcdef0123456789abcdeg", "+1234567-89ab-cdef-0123-456789abcdef"]
+        {
+            assert!(uuid(wrong).is_err(), "{wrong}");
+        }
+    }
+}
