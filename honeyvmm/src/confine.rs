@@ -69,6 +69,10 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_getrandom,
+    // A thread's first steps, which one that was just made may still have before it.
+    libc::SYS_rseq,
+    libc::SYS_set_robust_list,
+    libc::SYS_sched_getaffinity,
     // The end of a thread and of the process.
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -88,6 +92,8 @@ fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
     // Of KVM, what a running vcpu needs. The command is the second argument's low half.
     let ioctls = kvm::RUN_TIME_IOCTLS.iter().map(|command| argument(1, SeccompCmpOp::Eq, *command));
     rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
+    let name = argument(0, SeccompCmpOp::Eq, libc::PR_SET_NAME.unsigned_abs().into())?;
+    rules.insert(libc::SYS_prctl, vec![name]);
     // Memory that can be executed is not to be had any more.
     let exec = libc::PROT_EXEC.unsigned_abs().into();
     let not_executable = || argument(2, SeccompCmpOp::MaskedEq(exec), 0).map(|rule| vec![rule]);

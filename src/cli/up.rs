@@ -21,6 +21,8 @@ use crate::supervisor::protocol::{Create, Request};
 
 /// How long a decoy may take until it answers at its first port.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// What udev calls the first interface of a domain (systemd.net-naming-scheme(7), since v253; Debian's v252 has it as well).
+const INTERFACE: &str = "enX0";
 /// How often it is asked.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -116,7 +118,7 @@ fn build<'a>(
                 let recipe_folder = path.parent().unwrap_or(folder);
                 steps.begin(&format!("image {name}"));
                 let image = decoys::image::build(&recipe, recipe_folder, kernel, state.root(), steps)?;
-                let domain_file = recipe_domain(file, decoy, &kernel.vmlinuz, &image);
+                let domain_file = recipe_domain(file, decoy, &kernel.vmlinux, &image);
                 Machine { decoy, recipe: Some(recipe), domain_file, folder: folder.to_owned() }
             }
             (_, Some(path), _) => {
@@ -146,10 +148,11 @@ fn recipe_path(file: &HoneynetFile, folder: &Path, name: &str) -> Result<PathBuf
 fn recipe_domain(file: &HoneynetFile, decoy: &Decoy, kernel: &Path, image: &decoys::image::Image) -> String {
     let network = &file.network;
     // Linux Documentation/admin-guide/nfs/nfsroot.rst: ip=<client>::<gateway>:<netmask>:<hostname>:<device>:<autoconf>.
-    let ip = format!("ip={}::{}:{}::eth0:none", decoy.address, network.gateway, network.subnet.netmask());
+    let ip =
+        format!("ip={}::{}:{}::{INTERFACE}:none", decoy.address, network.gateway, network.subnet.netmask());
     format!(
         "name = \"{name}\"\nmemory = {memory}\nkernel = \"{kernel}\"\nramdisk = \"{ramdisk}\"\n\
-         root = \"/dev/xvda rw\"\nextra = \"console=hvc0 quiet {ip} systemd.hostname={name}\"\n\
+         root = \"/dev/xvda rw\"\nextra = \"console=hvc0 quiet {ip}\"\n\
          vif = [ \"mac={mac},ip={address}\" ]\ndisk = [ \"{disk},raw,xvda,w\" ]\n\
          on_crash = \"coredump-restart\"\nhn_layer = 1\nhn_recipe = \"{recipe}\"\nhn_address = \"{address}\"\n",
         name = decoy.name,
