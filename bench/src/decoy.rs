@@ -57,7 +57,7 @@ impl Decoy {
     /// The decoy in a QEMU: the image is the same file. Its fstab and its console's getty name devices that only our domains
     /// have; waiting for them would slow the peer down.
     pub fn in_qemu<'a>(&self, network: &'a PeerNetwork, more: &str) -> qemu::Machine<'a> {
-        let ip = ip_word(network.address, network.gateway);
+        let ip = ip_word(network.address, network.gateway, "eth0");
         qemu::Machine {
             kernel: self.kernel.vmlinuz.clone(),
             initramfs: self.peer_initramfs.clone(),
@@ -71,8 +71,8 @@ impl Decoy {
 }
 
 /// Linux' Documentation/admin-guide/nfs/nfsroot.rst: `ip=<client>::<gateway>:<netmask>:<hostname>:<device>:<autoconf>`.
-pub fn ip_word(address: Ipv4Addr, gateway: Ipv4Addr) -> String {
-    format!("ip={address}::{gateway}:255.255.255.0::eth0:none")
+pub fn ip_word(address: Ipv4Addr, gateway: Ipv4Addr, device: &str) -> String {
+    format!("ip={address}::{gateway}:255.255.255.0::{device}:none")
 }
 
 /// Waits inside a namespace until an SSH server there has said who it is; answers when.

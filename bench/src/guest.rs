@@ -68,7 +68,7 @@ impl StaticInit {
 
     /// The domain file of a domain that runs it.
     pub fn domain(&self, what: &str) -> String {
-        init_domain(&self.kernel.vmlinuz, &self.initramfs, &Self::cmdline(what))
+        init_domain(&self.kernel.vmlinux, &self.initramfs, &Self::cmdline(what))
     }
 }
 

@@ -25,6 +25,8 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Where the decoy of a bench is.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 const MAC: &str = "00:16:3e:77:00:0a";
+/// What udev calls the first vif.
+const INTERFACE: &str = "enX0";
 /// The name that smaps gives to a domain's RAM.
 pub const RAM_MAPPING: &str = "/memfd:ram";
 
@@ -103,8 +105,9 @@ impl Domain<'_> {
         Ok(unpaused.duration_since(paused).as_secs_f64())
     }
 
+    /// The newest event of this kind; a bench has one domain at a time.
     fn last_event(&self, id: &str) -> anyhow::Result<Timestamp> {
-        let arguments = ["events", "--json", "--number", "1", "--id", id, "--domain", &self.name];
+        let arguments = ["events", "--json", "--number", "1", "--id", id];
         // The sink stores an event some milliseconds after it was sent.
         std::thread::sleep(Duration::from_millis(500));
         let line = self.honeynet.run(&arguments, COMMAND_LIMIT)?;
@@ -141,9 +144,9 @@ pub fn decoy_domain(decoy: &Decoy, more: &str, disks: &[&Path]) -> String {
         "memory = {MEMORY_MIB}\nkernel = {:?}\nramdisk = {:?}\nroot = \"/dev/xvda rw\"\n\
          extra = \"console=hvc0 quiet {} {more}\"\nvif = [ \"mac={MAC},ip={ADDRESS}\" ]\ndisk = [ {} ]\n\
          on_crash = \"destroy\"\nhn_layer = 1\nhn_address = \"{ADDRESS}\"\n",
-        decoy.kernel.vmlinuz,
+        decoy.kernel.vmlinux,
         decoy.image.initramfs,
-        ip_word(ADDRESS, GATEWAY),
+        ip_word(ADDRESS, GATEWAY, INTERFACE),
         disks.join(", "),
     )
 }

@@ -17,9 +17,21 @@ mod qemu;
 mod sample;
 mod table;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, bail};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     cleanup::on_signals()?;
     let name = std::env::args().nth(1).context("usage: bench boot | guest | net | disk")?;
     let rows = match name.as_str() {
@@ -29,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         "disk" => disk::run(),
         other => bail!("there is no bench {other}; there are boot, guest, net, disk"),
     };
-    let rows = rows.with_context(|| format!("bench {name}"))?;
+    let rows = rows.with_context(|| format!("{name} cannot be measured"))?;
     table::print(&rows);
     table::write(&name, &rows)
 }

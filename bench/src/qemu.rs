@@ -19,8 +19,8 @@ pub const MEMORY_MIB: u64 = 256;
 pub const RAM_MAPPING: &str = "/memfd:memory-backend-memfd";
 /// virtio in the kernel's tree, each after those that it needs: Debian's cloud kernel has all of it as modules.
 pub const MODULES: [&str; 9] = [
-    "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
     "drivers/virtio/virtio_pci.ko",
