@@ -26,7 +26,7 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(40);
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// What the guest's console says when the server listens.
 const SERVER_LINE: &str = "bench iperf3 up";
-/// The server may still be busy with the connection before.
+/// Runs of the client before a measurement counts as failed.
 const ATTEMPTS: usize = 5;
 
 /// Runs the bench.
@@ -65,19 +65,23 @@ fn measure(namespace: &str, address: Ipv4Addr, samples: &mut Samples) -> anyhow:
     Ok(())
 }
 
-/// What the receiver has counted, in Gbit/s.
+/// What the receiver has counted, in Gbit/s. The server may still be busy with the connection before, or starting anew.
 fn iperf3_gbit(namespace: &str, address: Ipv4Addr, direction: &[&str]) -> anyhow::Result<f64> {
+    let mut attempt = 1;
+    loop {
+        match iperf3_once(namespace, address, direction) {
+            Err(error) if attempt < ATTEMPTS => eprintln!("bench: once more: {error:#}"),
+            result => return result,
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        attempt += 1;
+    }
+}
+
+fn iperf3_once(namespace: &str, address: Ipv4Addr, direction: &[&str]) -> anyhow::Result<f64> {
     let address = address.to_string();
     let client = ["netns", "exec", namespace, "iperf3", "--client", &address, "--time", SECONDS, "--json"];
-    let arguments = [&client, direction].concat();
-    let mut attempt = 1;
-    let printed = loop {
-        match project::output_of("ip", &arguments, CLIENT_LIMIT) {
-            Err(_) if attempt < ATTEMPTS => std::thread::sleep(Duration::from_secs(1)),
-            result => break result?,
-        }
-        attempt += 1;
-    };
+    let printed = project::output_of("ip", &[&client, direction].concat(), CLIENT_LIMIT)?;
     let report: Value = serde_json::from_str(&printed)?;
     let received = report["end"]["sum_received"]["bits_per_second"].as_f64();
     Ok(received.with_context(|| format!("iperf3 counted nothing: {}", report["error"]))? / 1e9)
