@@ -3,6 +3,7 @@
 //! Not Rust, because no soft-float target of rustc is to be had from a distribution: the shim must leave the guest's vector registers
 //! alone, and rustc's host target uses them for copies.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -44,30 +45,27 @@ const SYMBOLS: [&str; 15] = [
 ];
 const STACK_SYMBOLS: [&str; 4] = ["trap_top", "ist_top", "fatal_top", "stack0_top"];
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=shim");
-    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for (name, define) in BACKENDS {
-        build(name, define, &out);
-    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    BACKENDS.iter().try_for_each(|(name, define)| build(name, define, &out))
 }
 
-fn build(name: &str, define: &str, out: &Path) {
+fn build(name: &str, define: &str, out: &Path) -> Result<(), Box<dyn Error>> {
     let define = format!("-D{define}");
     let mut objects = Vec::new();
     for source in SOURCES.iter().map(|s| format!("{s}.c")).chain([format!("entry_{name}.S")]) {
         let object = out.join(format!("{source}.{name}.o"));
         let mut gcc = Command::new("gcc");
         gcc.arg(&define).args(CFLAGS).arg("-c").arg(format!("shim/{source}")).arg("-o").arg(&object);
-        run(&mut gcc);
+        run(&mut gcc)?;
         objects.push(object);
     }
     let elf = out.join(format!("shim_{name}.elf"));
-    run(Command::new("ld").args(["-z", "noexecstack", "-T", "shim/shim.ld", "-o"]).arg(&elf).args(&objects));
-    run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(out.join(format!("shim_{name}.bin"))));
-    let listing = run(Command::new("nm").arg(&elf));
-    fs::write(out.join(format!("shim_{name}.rs")), symbols(&listing))
-        .expect("the output folder can be written");
+    run(Command::new("ld").args(["-z", "noexecstack", "-T", "shim/shim.ld", "-o"]).arg(&elf).args(&objects))?;
+    run(Command::new("objcopy").args(["-O", "binary"]).arg(&elf).arg(out.join(format!("shim_{name}.bin"))))?;
+    let listing = run(Command::new("nm").arg(&elf))?;
+    Ok(fs::write(out.join(format!("shim_{name}.rs")), symbols(&listing))?)
 }
 
 /// A Rust expression of type `Symbols`, from `nm`'s listing. What a backend lacks is 0.
@@ -87,9 +85,11 @@ fn symbols(listing: &str) -> String {
     format!("Symbols {{ {fields} }}")
 }
 
-fn run(command: &mut Command) -> String {
+fn run(command: &mut Command) -> Result<String, Box<dyn Error>> {
     let output =
-        command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e} (Debian: gcc, binutils)"));
-    assert!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+        command.output().map_err(|e| format!("cannot run {command:?}: {e} (Debian: gcc, binutils)"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -15,6 +15,8 @@ use crate::domain_file::{self, vif};
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
 /// Decoys of one box.
 pub const DECOYS_MAX: usize = 64;
+/// Host names of the dashboard.
+pub const NAMES_MAX: usize = 16;
 /// Published ports of one decoy.
 pub const PUBLISHED_MAX: usize = 64;
 
@@ -110,13 +112,15 @@ impl fmt::Display for Uplink {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dashboard {
-    /// Where it listens.
+    /// Where it listens. Beyond loopback it speaks TLS only.
     pub listen: SocketAddr,
+    /// Host names that browsers may use; addresses and `localhost` need not be named.
+    pub names: Vec<String>,
 }
 
 impl Default for Dashboard {
     fn default() -> Dashboard {
-        Dashboard { listen: SocketAddr::from(([127, 0, 0, 1], 64297)) }
+        Dashboard { listen: SocketAddr::from(([127, 0, 0, 1], 64297)), names: Vec::new() }
     }
 }
 
@@ -276,6 +280,7 @@ pub fn parse(text: &str) -> Result<HoneynetFile, HoneynetFileError> {
         HoneynetFileError::Toml { line, column, problem: error.message().replace('\n', ", ") }
     })?;
     check_network(&file.network)?;
+    check_dashboard(&file.dashboard)?;
     check_decoys(&file)?;
     Ok(file)
 }
@@ -312,6 +317,20 @@ fn check_network(network: &Network) -> Result<(), HoneynetFileError> {
         ));
     }
     Ok(())
+}
+
+fn check_dashboard(dashboard: &Dashboard) -> Result<(), HoneynetFileError> {
+    if dashboard.names.len() > NAMES_MAX {
+        return Err(HoneynetFileError::TooMany { limit: NAMES_MAX, what: "names of the dashboard" });
+    }
+    match dashboard.names.iter().find(|name| !is_host_name(name)) {
+        None => Ok(()),
+        Some(name) => Err(HoneynetFileError::Value {
+            key: "dashboard.names".into(),
+            value: name.clone(),
+            wanted: "a host name",
+        }),
+    }
 }
 
 fn check_decoys(file: &HoneynetFile) -> Result<(), HoneynetFileError> {
@@ -398,6 +417,15 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn is_host_of(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
     subnet.contains(&address) && address != subnet.network() && address != subnet.broadcast()
+}
+
+/// RFC 1123, section 2.1: letters, digits and hyphens between dots, 253 bytes in all.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        plain && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 /// Linux: at most 15 bytes, no slash, no space; the rest is ours to be careful.

@@ -2,6 +2,7 @@
 //!
 //! A library beside the binary so that its parsers can be tested and fuzzed.
 
+pub mod certificate;
 pub mod cli;
 pub mod doctor;
 pub mod domain_file;

@@ -99,6 +99,31 @@ impl State {
         self.root.join("dashboard").join("password.argon2")
     }
 
+    /// The same password in clear, until `up` has printed it.
+    pub fn first_password(&self) -> PathBuf {
+        self.root.join("dashboard").join("password.first")
+    }
+
+    /// The token for scripts that ask the dashboard's API.
+    pub fn api_token(&self) -> PathBuf {
+        self.root.join("dashboard").join("token")
+    }
+
+    /// The dashboard's own certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.root.join("dashboard").join("certificate.pem")
+    }
+
+    /// The certificate's key.
+    pub fn certificate_key(&self) -> PathBuf {
+        self.root.join("dashboard").join("key.pem")
+    }
+
+    /// The supervisor's socket for the dashboard.
+    pub fn dashboard_socket(&self) -> PathBuf {
+        self.run().join("dashboard.sock")
+    }
+
     /// Makes this folder, and those above it, readable for the caller only.
     pub fn make(&self, folder: &Path) -> io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)

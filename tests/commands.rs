@@ -1,4 +1,9 @@
 //! The command line as its user meets it: words, exit codes, one sentence for each failure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod util;
 
@@ -73,7 +78,7 @@ fn a_malformed_honeynet_file_is_refused_before_anything_starts() {
     let honeynet = Honeynet::new("uplink = \"eth0\"\n");
     honeynet.run(&["up"]).fails(
         1,
-        "honeynet.toml: line 4, column 10: network.uplink = \"eth0\" is none of none, interface:NAME, bridge:NAME, macvlan:NAME",
+        "honeynet.toml: line 5, column 10: network.uplink = \"eth0\" is none of none, interface:NAME, bridge:NAME, macvlan:NAME",
     );
     assert!(!honeynet.path("state").exists());
 }

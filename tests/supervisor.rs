@@ -1,15 +1,15 @@
 //! The supervisor and its services as real processes (root).
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 mod util;
 
 use std::net::TcpListener;
 
-use util::{Honeynet, namespace_exists};
-
-fn kill(pid: i64) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
+use util::{Honeynet, kill, namespace_exists};
 
 #[test]
 fn down_leaves_neither_namespace_nor_socket_nor_process() {
@@ -92,7 +92,8 @@ fn a_namespace_of_somebody_else_is_not_touched() {
     let first = Honeynet::new("");
     first.start_supervisor();
     let second = Honeynet::new("");
-    second.write("honeynet.toml", format!("[network]\nnamespace = \"{}\"\n", first.namespace));
+    let dashboard = "dashboard = { listen = \"127.0.0.1:0\" }";
+    second.write("honeynet.toml", format!("{dashboard}\n[network]\nnamespace = \"{}\"\n", first.namespace));
     second.write("a.cfg", "name='a'\nmemory=64\nkernel='k'\n");
     let name = &first.namespace;
     second.run(&["create", "a.cfg"]).fails(

@@ -41,6 +41,18 @@ fi
 exec /bin/busybox switch_root /root /sbin/init
 "#;
 
+/// A shell on the console.
+const SHELL: &str = r#"#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+for module in /modules/*.ko; do insmod "$module"; done
+echo shell
+exec setsid sh -c 'exec sh </dev/hvc0 >/dev/hvc0 2>&1'
+"#;
+
 /// Why no initramfs could be made.
 #[derive(Debug, Error)]
 pub enum InitramfsError {
@@ -92,6 +104,19 @@ pub fn with_init(init: &Path, modules_dir: &Path, modules: &[&str]) -> Result<Ve
     let mut archive = Archive::default();
     archive.folders(&["dev", "proc", "sys", "tmp"])?;
     archive.entry("init", PROGRAM_MODE, &read(init)?, (0, 0))?;
+    archive.modules(modules_dir, modules)?;
+    archive.finish()
+}
+
+/// An initramfs that offers busybox's shell on the console: for tests, and to look at a disk from inside. `modules` as in [`with_init`].
+///
+/// # Errors
+/// busybox or a module is not there.
+pub fn with_shell(busybox: &Path, modules_dir: &Path, modules: &[&str]) -> Result<Vec<u8>, InitramfsError> {
+    let mut archive = Archive::default();
+    archive.folders(&["bin", "dev", "proc", "sys", "tmp", "mnt"])?;
+    archive.entry("bin/busybox", PROGRAM_MODE, &read(busybox)?, (0, 0))?;
+    archive.entry("init", PROGRAM_MODE, SHELL.as_bytes(), (0, 0))?;
     archive.modules(modules_dir, modules)?;
     archive.finish()
 }

@@ -136,7 +136,7 @@ fn write_tables(memory: &GuestMemory, virt_base: Gva, plan: &Plan) -> Result<Gpa
         if frame % 512 == 0 {
             memory.write_u64(l2.offset(8 * (index(2) + frame / 512)), l1.0 | TABLE_FLAGS)?;
         }
-        memory.write_u64(l1.offset(8 * (frame % 512)), frame * PAGE_SIZE | TABLE_FLAGS)?;
+        memory.write_u64(l1.offset(8 * (frame % 512)), (frame * PAGE_SIZE) | TABLE_FLAGS)?;
     }
     Ok(l4)
 }
@@ -175,13 +175,16 @@ fn start_info_bytes(
     out
 }
 
-/// Copies kernel and initramfs into RAM and writes what they find there. `ramdisk` puts that many bytes at an address.
+/// How long an initramfs is, and what puts it at an address.
+pub type Ramdisk<'a> = (u64, &'a dyn Fn(Gpa) -> Result<(), MemoryError>);
+
+/// Copies kernel and initramfs into RAM and writes what they find there.
 pub fn build(
     memory: &GuestMemory,
     layout: &Layout,
     backend: Backend,
     kernel: &Kernel<'_>,
-    ramdisk: Option<(u64, &dyn Fn(Gpa) -> Result<(), MemoryError>)>,
+    ramdisk: Option<Ramdisk<'_>>,
     cmdline: &str,
     ports: Ports,
 ) -> Result<StartOfDay, BuildError> {

@@ -94,6 +94,8 @@ fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
     let name = argument(0, SeccompCmpOp::Eq, libc::PR_SET_NAME.unsigned_abs().into())?;
     rules.insert(libc::SYS_prctl, vec![name]);
+    // A debug build of Rust's library looks whether what it closes is open.
+    rules.insert(libc::SYS_fcntl, vec![argument(1, SeccompCmpOp::Eq, libc::F_GETFD.unsigned_abs().into())?]);
     // Memory that can be executed is not to be had any more.
     let exec = libc::PROT_EXEC.unsigned_abs().into();
     let not_executable = || argument(2, SeccompCmpOp::MaskedEq(exec), 0).map(|rule| vec![rule]);

@@ -26,6 +26,7 @@ mod report;
 pub mod ring;
 mod run;
 pub mod run_loop;
+mod server;
 pub mod shim;
 pub mod xenbus;
 pub mod xenstore;

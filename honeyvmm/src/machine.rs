@@ -3,34 +3,30 @@
 //! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
 //! shut down and look.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::builder::{self, BuildError, Ports, StartOfDay};
 use crate::clock::Clock;
 use crate::console::Console;
 use crate::device::Overseen;
-use crate::evtchn::{BackendChannel, Doorbell, EventChannels, EvtchnSetupError};
+use crate::evtchn::{Doorbell, EventChannels, EvtchnSetupError};
 use crate::grant::GrantTable;
-use crate::hypercall::{EarlyConsole, Shared};
+use crate::hypercall::Shared;
 use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
 use crate::kvm::{KvmError, Vcpu, Vm, probe};
 use crate::memory::{Access, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, VcpuSnapshot};
+use crate::server::{ConsoleStream, Server, Wake};
 use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register, SHIM_GPA};
 use crate::xenbus::{self, Device, Xenbus};
 use crate::xenstore::Xenstore;
-
-/// Bytes of console output moved at once.
-const CONSOLE_CHUNK: usize = 4096;
-/// Turns of xenstore served before the console is looked at again.
-const XENSTORE_TURNS_MAX: u32 = 64;
 
 /// Why a domain cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +77,22 @@ pub struct Parts<'a> {
     pub cmdline: &'a str,
     /// The console's stream: what the guest writes goes out, what comes in is typed.
     pub console: OwnedFd,
-    /// Devices, with their backends and their view from outside.
-    pub devices: Vec<(Device, Box<dyn xenbus::Backend>, Arc<dyn Overseen>)>,
+    /// Devices.
+    pub devices: Vec<Offered>,
 }
+
+/// A device for the domain.
+pub struct Offered {
+    /// What it is.
+    pub device: Device,
+    /// Who serves it.
+    pub backend: Box<dyn xenbus::Backend>,
+    /// How it is seen from outside.
+    pub overseen: Arc<dyn Overseen>,
+}
+
+/// Devices as they are seen from outside, by name: `vbd-51712`, `vif-0`.
+type NamedDevices = Vec<(String, Arc<dyn Overseen>)>;
 
 /// A running domain.
 pub struct Machine {
@@ -91,7 +100,7 @@ pub struct Machine {
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
     snapshot: Arc<Mutex<VcpuSnapshot>>,
-    devices: Vec<(String, Arc<dyn Overseen>)>,
+    devices: NamedDevices,
     store: Xenstore,
     areas: Vec<Area>,
     backend: Backend,
@@ -99,26 +108,6 @@ pub struct Machine {
     release: Sender<()>,
     server: JoinHandle<()>,
     server_stop: OwnedFd,
-}
-
-/// A doorbell that wakes the thread of xenstore and console.
-struct Wake(OwnedFd);
-
-impl Doorbell for Wake {
-    fn ring(&self) {
-        // Full or not, it is readable after this.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-}
-
-/// Console bytes to the stream, whole or dropped: a reader that does not read must not hold up the guest.
-struct ConsoleStream(OwnedFd);
-
-impl EarlyConsole for ConsoleStream {
-    fn write(&self, bytes: &[u8]) {
-        // A full socket drops: the log's keeper is slow, the guest is not to wait for it.
-        let _ = rustix::io::write(&self.0, bytes);
-    }
 }
 
 fn set_shared_info(memory: &GuestMemory, layout: &Layout, clock: &Clock) -> Result<(), MemoryError> {
@@ -188,105 +177,6 @@ fn write_home(
     Ok(())
 }
 
-/// The thread of xenstore and console.
-struct Server {
-    bus: Xenbus,
-    console: Console,
-    console_channel: BackendChannel,
-    stream: OwnedFd,
-    wake: OwnedFd,
-    stop: OwnedFd,
-}
-
-impl Server {
-    fn run(mut self) {
-        let mut stream_open = true;
-        loop {
-            let mut busy = self.serve_xenstore();
-            busy |= self.drain_console();
-            if !busy && !self.wait(&mut stream_open) {
-                self.drain_console();
-                self.bus.close();
-                return;
-            }
-        }
-    }
-
-    /// True: there is more.
-    fn serve_xenstore(&mut self) -> bool {
-        for _ in 0..XENSTORE_TURNS_MAX {
-            match self.bus.service() {
-                Ok(turn) if turn.more => {}
-                Ok(_) => return false,
-                Err(e) => {
-                    tracing::warn!("xenstore connection: {e}");
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    fn drain_console(&mut self) -> bool {
-        let mut out = Vec::with_capacity(CONSOLE_CHUNK);
-        match self.console.drain_output(&mut out) {
-            Ok(0) => false,
-            Ok(_) => {
-                let _ = rustix::io::write(&self.stream, &out);
-                self.console_channel.notify();
-                true
-            }
-            Err(e) => {
-                tracing::warn!("console ring: {e}");
-                false
-            }
-        }
-    }
-
-    fn type_input(&mut self, stream_open: &mut bool) {
-        let mut buffer = [0; 1024];
-        match rustix::io::read(&self.stream, &mut buffer) {
-            Ok(0) => *stream_open = false,
-            Ok(n) => {
-                self.console.queue_input(&buffer[..n]);
-            }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(_) => *stream_open = false,
-        }
-    }
-
-    /// Waits for the guest, the console's stream or the end. False: the end.
-    fn wait(&mut self, stream_open: &mut bool) -> bool {
-        let (woken, typed) = {
-            let stream: BorrowedFd<'_> = self.stream.as_fd();
-            let stream_events = if *stream_open { PollFlags::IN } else { PollFlags::empty() };
-            let mut fds = [
-                PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(stream, stream_events),
-            ];
-            let count = if *stream_open { 3 } else { 2 };
-            let _ = poll(&mut fds[..count], None);
-            if !fds[1].revents().is_empty() {
-                return false;
-            }
-            (!fds[0].revents().is_empty(), count == 3 && !fds[2].revents().is_empty())
-        };
-        if woken {
-            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-        }
-        if typed {
-            self.type_input(stream_open);
-        }
-        match self.console.push_input() {
-            Ok(0) => {}
-            Ok(_) => self.console_channel.notify(),
-            Err(e) => tracing::warn!("console ring: {e}"),
-        }
-        true
-    }
-}
-
 impl Machine {
     /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
@@ -310,11 +200,7 @@ impl Machine {
         let console = Console::attach(memory.clone(), crate::memory::Gpa(start.console.0 * PAGE_SIZE))?;
         let grants = GrantTable::new(memory.clone(), layout.grant_table(), GRANT_FRAMES as u32);
         let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
-        let mut devices = Vec::new();
-        for (device, backend, overseen) in parts.devices {
-            devices.push((format!("{}-{}", device.kind.name(), device.id), overseen));
-            bus.add(device, backend)?;
-        }
+        let devices = add_devices(&mut bus, parts.devices)?;
 
         let vm = Vm::new(parts.kvm_fd, &memory)?;
         let area = areas[0].clone();
@@ -336,6 +222,7 @@ impl Machine {
             stream: parts.console,
             wake,
             stop: server_stop.try_clone()?,
+            complaints: 0,
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
         let run_loop = RunLoop {
@@ -347,15 +234,7 @@ impl Machine {
             requests: requests.clone(),
             snapshot: snapshot.clone(),
         };
-        let (release, released) = channel();
-        let vcpu = thread::Builder::new().name("vcpu0".into()).spawn(move || {
-            let end = match released.recv() {
-                Ok(()) => run_loop.run(),
-                Err(_) => End::Stopped,
-            };
-            drop(vm);
-            end
-        })?;
+        let (release, vcpu) = spawn_vcpu(run_loop, vm)?;
         Ok(Machine {
             shared,
             kicks,
@@ -416,7 +295,7 @@ pub struct Handle {
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
     snapshot: Arc<Mutex<VcpuSnapshot>>,
-    devices: Vec<(String, Arc<dyn Overseen>)>,
+    devices: NamedDevices,
     store: Xenstore,
     areas: Vec<Area>,
     backend: Backend,
@@ -470,6 +349,30 @@ impl Handle {
     pub fn backend(&self) -> Backend {
         self.backend
     }
+}
+
+/// The vcpu's thread, which waits for its release.
+fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<End>)> {
+    let (release, released) = channel();
+    let vcpu = thread::Builder::new().name(format!("vcpu{}", run_loop.index)).spawn(move || {
+        let end = match released.recv() {
+            Ok(()) => run_loop.run(),
+            Err(_) => End::Stopped,
+        };
+        drop(vm);
+        end
+    })?;
+    Ok((release, vcpu))
+}
+
+/// Offers the devices; what stays is their view from outside, by name.
+fn add_devices(bus: &mut Xenbus, offered: Vec<Offered>) -> Result<NamedDevices, MachineError> {
+    let mut devices = Vec::new();
+    for Offered { device, backend, overseen } in offered {
+        devices.push((format!("{}-{}", device.kind.name(), device.id), overseen));
+        bus.add(device, backend)?;
+    }
+    Ok(devices)
 }
 
 fn build(

@@ -16,15 +16,15 @@ use crate::blkback::{BlkDevice, Blkback, Vdev, VdevError};
 use crate::config::{DiskConfig, DomainConfig, VifConfig};
 use crate::confine::{ConfineError, confine};
 use crate::control::{Voice, serve};
-use crate::device::{Overseen, Reports};
+use crate::device::Reports;
 use crate::disk::{Disk, DiskError, Layer, Mode};
 use crate::kernel_image::{KernelImage, KernelImageError};
-use crate::machine::{Machine, MachineError, Parts};
+use crate::machine::{Machine, MachineError, Offered, Parts};
 use crate::memory::{Gpa, MemoryError, Region};
 use crate::netback::{NetDevice, Netback};
 use crate::report::DomainReports;
 use crate::run_loop::End;
-use crate::xenbus::{Backend, Device, DeviceKind, Nodes};
+use crate::xenbus::{Device, DeviceKind, Nodes};
 
 /// The largest kernel or initramfs that is read.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -88,8 +88,6 @@ pub enum RunError {
     #[error("the domain's process cannot be confined")]
     Confine(#[from] ConfineError),
 }
-
-type Offered = (Device, Box<dyn Backend>, Arc<dyn Overseen>);
 
 /// Runs the domain to its end.
 ///
@@ -179,7 +177,7 @@ fn offer_disk(config: &DiskConfig, reports: &Arc<dyn Reports>) -> Result<Offered
         id: vdev.0,
         frontend_nodes: nodes(&[("virtual-device", &vdev.to_string()), ("device-type", "disk")]),
     };
-    Ok((device, Box::new(backend), overseen))
+    Ok(Offered { device, backend: Box::new(backend), overseen })
 }
 
 fn offer_vif(index: usize, config: &VifConfig, reports: &Arc<dyn Reports>) -> Result<Offered, RunError> {
@@ -197,7 +195,7 @@ fn offer_vif(index: usize, config: &VifConfig, reports: &Arc<dyn Reports>) -> Re
         id: number,
         frontend_nodes: nodes(&[("handle", &number.to_string()), ("mac", &config.mac)]),
     };
-    Ok((device, Box::new(backend), overseen))
+    Ok(Offered { device, backend: Box::new(backend), overseen })
 }
 
 fn nodes(pairs: &[(&str, &str)]) -> Nodes {

@@ -151,6 +151,9 @@ pub enum Command {
     /// The sink.
     #[command(hide = true)]
     Logsink(Child),
+    /// The web pages.
+    #[command(hide = true)]
+    Dashboard(Child),
 }
 
 /// Options of `create`.

@@ -55,5 +55,6 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Honeyvmm(child) => roles::honeyvmm(&child),
         Command::Netwatch(child) => roles::netwatch(&child),
         Command::Logsink(child) => roles::logsink(&child),
+        Command::Dashboard(child) => roles::dashboard(&child),
     }
 }

@@ -93,11 +93,13 @@ pub fn events(state: &State, out: &Printer, wanted: Events) -> Result<(), Failur
         rows.sort_by_key(|row| row.id);
         rows.iter().try_for_each(|row| show(out, row))?;
         let mut tail = store.tail(last_id);
-        while wanted.follow {
+        if !wanted.follow {
+            return Ok(());
+        }
+        loop {
             let rows = tail.next().await?;
             rows.iter().filter(|row| is_wanted(row, &filter)).try_for_each(|row| show(out, row))?;
         }
-        Ok(())
     })
 }
 

@@ -10,7 +10,7 @@ use super::{Failure, up};
 use crate::honeynet_file::HoneynetFile;
 use crate::jail;
 use crate::state::State;
-use crate::supervisor::{self, DomainProcess, LogsinkProcess};
+use crate::supervisor::{self, DashboardProcess, DomainProcess, LogsinkProcess};
 
 /// The supervisor, in the foreground.
 pub fn supervisor(state: State, file: &Path) -> Result<(), Failure> {
@@ -38,6 +38,14 @@ pub fn logsink(child: &Child) -> Result<(), Failure> {
     let LogsinkProcess { jail, config } = configuration(child)?;
     jail::enter(&jail)?;
     Ok(logsink::run(config)?)
+}
+
+/// The web pages.
+pub fn dashboard(child: &Child) -> Result<(), Failure> {
+    log_to_stderr();
+    let DashboardProcess { jail, config } = configuration(child)?;
+    jail::enter(&jail)?;
+    Ok(dashboard::run(config)?)
 }
 
 /// One domain's process.

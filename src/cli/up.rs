@@ -68,9 +68,9 @@ pub fn up(state: &State, path: &Path, out: &Printer) -> Result<(), Failure> {
     for sentence in &silent {
         eprintln!("honeynet: warning: {sentence}");
     }
-    let password = password::make_once(state)?;
-    let services = connection.request(&Request::Info)?;
-    report(&file, &machines, &services, password.as_deref(), out)
+    let info = connection.request(&Request::Info)?;
+    let password = password::take_first(state)?;
+    report(&file, &machines, &info, password.as_deref(), out)
 }
 
 /// Reads the honeynet file; its errors name it.
@@ -230,10 +230,7 @@ fn report(
     password: Option<&str>,
     out: &Printer,
 ) -> Result<(), Failure> {
-    let runs = |service: &str| {
-        info["services"].as_array().is_some_and(|rows| rows.iter().any(|row| row["service"] == service))
-    };
-    let dashboard = runs("dashboard").then(|| format!("http://{}/", file.dashboard.listen));
+    let dashboard = info["dashboard"].as_str();
     let decoys: Vec<Value> = machines
         .iter()
         .map(|machine| {
@@ -248,7 +245,7 @@ fn report(
         );
     }
     let mut text = String::new();
-    if let Some(address) = &dashboard {
+    if let Some(address) = dashboard {
         let password = password.unwrap_or("(as printed at the first start)");
         text.push_str(&format!("dashboard  {address}  password {password}\n"));
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::evidence;
 use super::house::{House, HouseError};
 use super::launch;
-use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
+use super::protocol::{Asker, REQUEST_BYTES_MAX, Reply, Request};
 
 /// What of a VMM's log is sent; it is the end that one wants to see.
 const LOG_TAIL_BYTES_MAX: usize = 64 * 1024;
@@ -22,7 +22,7 @@ enum After {
 }
 
 /// Serves one connection to its end; `down` is called once when the client asks for it.
-pub fn serve(house: &Arc<House>, socket: UnixStream, down: &dyn Fn()) -> io::Result<()> {
+pub fn serve(house: &Arc<House>, socket: UnixStream, asker: Asker, down: &dyn Fn()) -> io::Result<()> {
     let mut reader = BufReader::new(socket.try_clone()?);
     let mut line = Vec::new();
     loop {
@@ -33,14 +33,17 @@ pub fn serve(house: &Arc<House>, socket: UnixStream, down: &dyn Fn()) -> io::Res
         }
         let reply = match serde_json::from_slice::<Request>(&line) {
             Err(error) => Reply::Error { error: format!("the request is not understood: {error}"), code: 2 },
-            Ok(Request::Down) => {
-                down();
-                Reply::Ok { ok: json!({}) }
-            }
-            Ok(request) => match answer(house, request, &socket) {
-                Ok(After::Answer(ok)) => Reply::Ok { ok },
-                Ok(After::Closed) => return Ok(()),
-                Err(error) => Reply::Error { error: sentence(&error), code: code(&error) },
+            Ok(request) => match (request.allowed(asker), request) {
+                (Err(why), _) => Reply::Error { error: why.to_owned(), code: 1 },
+                (Ok(()), Request::Down) => {
+                    down();
+                    Reply::Ok { ok: json!({}) }
+                }
+                (Ok(()), request) => match answer(house, request, &socket) {
+                    Ok(After::Answer(ok)) => Reply::Ok { ok },
+                    Ok(After::Closed) => return Ok(()),
+                    Err(error) => Reply::Error { error: sentence(&error), code: code(&error) },
+                },
             },
         };
         let mut text = serde_json::to_string(&reply)?;
@@ -90,6 +93,7 @@ fn info(house: &House) -> Value {
         "pid": std::process::id(),
         "state": house.state.root(),
         "services": house.services.rows(),
+        "dashboard": house.dashboard_url,
         "domains": house.domains().len(),
         "memory_available_mib": super::resources::available_bytes().map(|bytes| bytes >> 20),
     })

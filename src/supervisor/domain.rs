@@ -258,6 +258,7 @@ impl Domain {
             "vcpus": 1,
             "state": self.state_letters(),
             "time_s": self.cpu_time_s(),
+            "uptime_s": self.built.elapsed().as_secs_f64(),
             "pid": self.pid(),
             "uuid": uuid_text(self.uuid),
             "macs": self.macs,

@@ -9,6 +9,7 @@ use honeyvmm::disk::View;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::dashboard;
 use super::domain::{Domain, Life, uuid_text};
 use super::house::{House, HouseError};
 use super::resources::{self, Disk};
@@ -117,6 +118,8 @@ pub fn snapshot(house: &House, domain: &Domain, reason: Option<String>) -> Resul
     let options = CaseOptions { who: "supervisor", tool, chain_head: None, key: Some(&key), now };
     let written = forensics::finish(frozen, &evidence, &options, &|_| {});
     let id = written.map_err(|source| EvidenceError::Acquire { name: name.clone(), source })?;
+    dashboard::share_case(&evidence.join(&id))
+        .map_err(|source| EvidenceError::Write { what: "the case's permissions", source })?;
     let event = Event::new(EventId::CaseCreated, Timestamp::now()).domain(domain.name(), Some(domain.domid));
     house.announcer.event(event.with("case", id.clone()).with("reason", reason.unwrap_or_default()));
     Ok(json!({ "case": id, "folder": evidence.join(&id) }))

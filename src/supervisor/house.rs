@@ -17,6 +17,7 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::resources::Disk;
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -97,6 +98,8 @@ pub struct House {
     pub network: Arc<Network>,
     /// Its services.
     pub services: Arc<Services>,
+    /// Where browsers find the dashboard.
+    pub dashboard_url: String,
     // Locked for looks and changes of the table only, never while a domain is built or asked.
     domains: Mutex<Table>,
 }
@@ -117,8 +120,9 @@ impl House {
         announcer: Arc<Announcer>,
         network: Arc<Network>,
         services: Arc<Services>,
+        dashboard_url: String,
     ) -> Arc<House> {
-        Arc::new(House { state, announcer, network, services, domains: Mutex::default() })
+        Arc::new(House { state, announcer, network, services, dashboard_url, domains: Mutex::default() })
     }
 
     /// All domains, by number.
@@ -285,6 +289,7 @@ impl House {
     }
 
     fn forget(&self, domain: &Domain) {
+        domain.disks.iter().for_each(Disk::unlock);
         let mut table = self.table();
         table.domains.remove(&domain.domid);
         write_addresses(&self.state, &table);

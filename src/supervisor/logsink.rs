@@ -10,6 +10,7 @@ use std::sync::Arc;
 use logsink::Config;
 use serde::{Deserialize, Serialize};
 
+use super::dashboard::DASHBOARD_UID;
 use super::network::Network;
 use super::process::{Descriptors, Program};
 use super::services::Service;
@@ -45,22 +46,24 @@ impl Logsink {
             _ => {}
         }
         let events = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        for folder in [state.journal(), state.store()] {
+        // The dashboard connects by itself, again and again; other sensors are handed their connection.
+        chown(&path, None, Some(DASHBOARD_UID))?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o660))?;
+        for (folder, group) in [(state.journal(), LOGSINK_UID), (state.store(), DASHBOARD_UID)] {
             state.make(&folder)?;
-            own(&folder)?;
+            own(&folder, group)?;
         }
-        // Others read the store (never write it), and nothing else lies in its folder.
-        std::fs::set_permissions(state.store(), Permissions::from_mode(0o711))?;
+        // The dashboard reads the store (never writes it); what is made in the folder takes the folder's group.
+        std::fs::set_permissions(state.store(), Permissions::from_mode(0o2750))?;
         Ok(Logsink { state: state.clone(), events, network })
     }
 }
 
-/// Gives a folder and what is in it to logsink's user; an earlier run may have been somebody else's.
-fn own(folder: &std::path::Path) -> io::Result<()> {
-    chown(folder, Some(LOGSINK_UID), Some(LOGSINK_UID))?;
+/// Gives a folder and what is in it to logsink's user and this group; an earlier run may have been somebody else's.
+fn own(folder: &std::path::Path, group: u32) -> io::Result<()> {
+    chown(folder, Some(LOGSINK_UID), Some(group))?;
     for entry in std::fs::read_dir(folder)? {
-        chown(entry?.path(), Some(LOGSINK_UID), Some(LOGSINK_UID))?;
+        chown(entry?.path(), Some(LOGSINK_UID), Some(group))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod cgroup;
 mod client;
 mod console;
 mod control;
+mod dashboard;
 mod domain;
 mod evidence;
 mod house;
@@ -21,6 +22,7 @@ mod run;
 mod services;
 
 pub use client::sentence;
+pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;
 pub use logsink::LogsinkProcess;
 pub use network::remove_left_over;

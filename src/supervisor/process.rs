@@ -55,10 +55,18 @@ impl Program {
         Ok(Program { role, config, descriptors: Descriptors::default(), stderr, own_pids: false })
     }
 
-    /// Starts it; `ended` is called from the thread that waits for it. Answers its pid.
+    /// Starts it; `ended` is called from a thread that has nothing else to do any more. Answers its pid.
     pub fn start(self, ended: impl FnOnce(ExitStatus) + Send + 'static) -> io::Result<u32> {
         let (sender, receiver) = sync_channel(1);
+        let (end, exit) = sync_channel(1);
         let name = self.role.to_owned();
+        // `ended` may start threads, which the one that forks cannot: it has asked for another pid namespace (clone(2), EINVAL).
+        let after = std::thread::Builder::new().name(format!("after {name}")).spawn(move || {
+            if let Ok(status) = exit.recv() {
+                ended(status);
+            }
+        });
+        after?;
         // The thread lives as long as the child: the child's parent-death signal is tied to the thread that forked it, and
         // the new pid namespace is for this thread's children only.
         std::thread::Builder::new().name(name).spawn(move || {
@@ -74,7 +82,7 @@ impl Program {
                 }
             };
             match child.wait() {
-                Ok(status) => ended(status),
+                Ok(status) => drop(end.send(status)),
                 Err(error) => tracing::error!(%error, "a child cannot be waited for"),
             }
         })?;

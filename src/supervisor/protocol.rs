@@ -1,4 +1,5 @@
-//! What the supervisor understands: one JSON object a line on `STATE/run/honeynet.sock`, answered by one line.
+//! What the supervisor understands: one JSON object a line on `STATE/run/honeynet.sock`, answered by one line. On
+//! `STATE/run/dashboard.sock` it is the same, but only what a dashboard needs is done.
 //!
 //! `{"ok": ...}` or `{"error": "one sentence", "code": 1 | 3}`. After the answer to `console` the connection carries the
 //! console's raw bytes both ways.
@@ -90,6 +91,56 @@ pub enum Request {
     Net,
     /// Takes everything down and ends the supervisor.
     Down,
+}
+
+/// Whose socket a request came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Root's: the command line.
+    Root,
+    /// The dashboard's. It speaks with browsers, so it may do nothing that could not be taken back, and read nothing that it
+    /// does not show.
+    Dashboard,
+}
+
+impl Request {
+    /// Whether this asker may; if not, why, in one sentence.
+    pub fn allowed(&self, asker: Asker) -> Result<(), &'static str> {
+        if asker == Asker::Root {
+            return Ok(());
+        }
+        match self {
+            Request::List { .. }
+            | Request::Info
+            | Request::Net
+            | Request::Snapshot { .. }
+            | Request::FimCheck { .. }
+            | Request::Pause { .. }
+            | Request::Unpause { .. } => Ok(()),
+            Request::Create(_) => Err("domains are created on the command line: honeynet create FILE"),
+            Request::Shutdown { .. } => {
+                Err("domains are shut down on the command line: honeynet shutdown NAME")
+            }
+            Request::Reboot { .. } => Err("domains are rebooted on the command line: honeynet reboot NAME"),
+            Request::Destroy { .. } => {
+                Err("domains are destroyed on the command line: honeynet destroy NAME")
+            }
+            Request::DomainInfo { .. } => {
+                Err("a domain is looked into on the command line: honeynet info NAME")
+            }
+            Request::XenstoreLs { .. } => {
+                Err("a xenstore is printed on the command line: honeynet xenstore-ls NAME")
+            }
+            Request::Dmesg { .. } => Err("messages are printed on the command line: honeynet dmesg"),
+            Request::Console { .. } => {
+                Err("consoles are attached on the command line: honeynet console NAME")
+            }
+            Request::FimBaseline { .. } => {
+                Err("baselines are made on the command line: honeynet fim baseline NAME")
+            }
+            Request::Down => Err("the honeynet is taken down on the command line: honeynet down"),
+        }
+    }
 }
 
 /// A domain to be built.

@@ -83,6 +83,17 @@ pub struct Disk {
     pub layer: Option<File>,
 }
 
+impl Disk {
+    /// Lets others have it: its domain has ended, though somebody may still read what it left.
+    pub fn unlock(&self) {
+        for file in self.layer.iter().chain([&self.base]) {
+            if let Err(error) = rustix::fs::flock(file, FlockOperation::Unlock) {
+                tracing::warn!(%error, vdev = self.spec.vdev, "a disk stays locked");
+            }
+        }
+    }
+}
+
 /// One vif of a domain.
 pub struct Vif {
     /// Its MAC address.

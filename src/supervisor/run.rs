@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags};
@@ -16,12 +17,17 @@ use events::emitter::EmitterError;
 
 use super::announce::Announcer;
 use super::client;
+use super::dashboard::{DASHBOARD_UID, Dashboard, DashboardError};
 use super::house::House;
 use super::logsink::Logsink;
 use super::network::{NETWATCH_UID, Netwatch, Network, NetworkError};
+use super::protocol::Asker;
 use super::services::Services;
 use crate::honeynet_file::HoneynetFile;
 use crate::state::State;
+
+/// Connections of the dashboard at one time, each a thread here; more than its own limit, so that it meets that one first.
+const DASHBOARD_CLIENTS_MAX: usize = 32;
 
 /// Why the supervisor does not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +44,9 @@ pub enum SupervisorError {
     /// It has no network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// It has no dashboard.
+    #[error(transparent)]
+    Dashboard(#[from] DashboardError),
     /// It has no voice.
     #[error("the supervisor cannot tell events")]
     Announcer(#[source] EmitterError),
@@ -72,15 +81,17 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
         .map_err(io::Error::from)
         .map_err(step("make a pipe"))?;
     let end = Arc::new(end);
-    let house = open_house(state, file, folder)?;
-    let listener = listen(&house.state).map_err(step("listen"));
+    let (house, dashboard) = open_house(state, file, folder)?;
+    let listener = listen(&house.state.socket()).map_err(step("listen"));
     let listener = listener.inspect_err(|_| close(&house))?;
     house.announcer.line("the supervisor is ready");
+    let clients = Clients { house: Arc::clone(&house), end, of_dashboard: Arc::default() };
     loop {
         let mut ready = [
             PollFd::new(&listener, PollFlags::IN),
             PollFd::new(&signals, PollFlags::IN),
             PollFd::new(&ending, PollFlags::IN),
+            PollFd::new(&dashboard, PollFlags::IN),
         ];
         match rustix::event::poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,
@@ -93,9 +104,15 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
         if !ready[1].revents().is_empty() || !ready[2].revents().is_empty() {
             break;
         }
-        match listener.accept() {
-            Ok((socket, _)) => serve(&house, socket, Arc::clone(&end)),
-            Err(error) => tracing::warn!(%error, "a client cannot be taken"),
+        let asked = [!ready[0].revents().is_empty(), !ready[3].revents().is_empty()];
+        for (asked, listener, asker) in
+            [(asked[0], &listener, Asker::Root), (asked[1], &dashboard, Asker::Dashboard)]
+        {
+            match asked.then(|| listener.accept()) {
+                Some(Ok((socket, _))) => clients.serve(socket, asker),
+                Some(Err(error)) => tracing::warn!(%error, "a client cannot be taken"),
+                None => {}
+            }
         }
     }
     close(&house);
@@ -103,7 +120,13 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
 }
 
 /// Opens the traversable root and the private rooms of the state directory, the network, and the services.
-fn open_house(state: State, file: &HoneynetFile, folder: &Path) -> Result<Arc<House>, SupervisorError> {
+///
+/// Answers the house, and the socket by which the dashboard asks it.
+fn open_house(
+    state: State,
+    file: &HoneynetFile,
+    folder: &Path,
+) -> Result<(Arc<House>, UnixListener), SupervisorError> {
     let step = |step: &'static str| move |source: io::Error| SupervisorError::Step { step, source };
     // Services of other users pass through the root to the folders that are theirs.
     for shared in [state.root().to_owned(), state.run()] {
@@ -113,17 +136,25 @@ fn open_house(state: State, file: &HoneynetFile, folder: &Path) -> Result<Arc<Ho
         state.make(&private).map_err(step("make its folders"))?;
     }
     chown(state.pcap(), Some(NETWATCH_UID), Some(NETWATCH_UID)).map_err(step("give netwatch its folder"))?;
+    let dashboard = Dashboard::prepare(&state, &file.dashboard)?;
     let network = Arc::new(Network::build(file, folder, &state)?);
     let logsink = Logsink::prepare(&state, Arc::clone(&network)).map_err(step("prepare logsink"))?;
     let announcer = Arc::new(Announcer::new(&state).map_err(SupervisorError::Announcer)?);
     let services = Services::new(Arc::clone(&announcer));
     services.keep(Arc::new(logsink)).map_err(step("start logsink"))?;
     services.keep(Arc::new(Netwatch(Arc::clone(&network)))).map_err(step("start netwatch"))?;
-    Ok(House::new(state, announcer, network, services))
+    // It connects as soon as it runs.
+    let socket = listen(&state.dashboard_socket()).map_err(step("listen for the dashboard"))?;
+    chown(state.dashboard_socket(), Some(DASHBOARD_UID), None)
+        .map_err(step("give the dashboard its socket"))?;
+    let url = dashboard.url();
+    services.keep(Arc::new(dashboard)).map_err(step("start the dashboard"))?;
+    Ok((House::new(state, announcer, network, services, url), socket))
 }
 
-/// Domains first, then what they spoke to; logsink last, so that it hears of all that.
+/// The dashboard first, so that nobody asks any more; domains next, then what they spoke to; logsink last, so that it hears of all that.
 fn close(house: &House) {
+    house.services.stop("dashboard");
     house.close();
     house.services.ending("netwatch");
     house.network.hang_up();
@@ -131,23 +162,65 @@ fn close(house: &House) {
     house.announcer.flush();
     house.services.stop("logsink");
     house.network.remove();
-    for path in [house.state.socket(), house.state.events_socket()] {
+    for path in [house.state.socket(), house.state.dashboard_socket(), house.state.events_socket()] {
         let _ = std::fs::remove_file(path);
     }
 }
 
-fn serve(house: &Arc<House>, socket: UnixStream, end: Arc<OwnedFd>) {
-    let house = Arc::clone(house);
-    let thread = std::thread::Builder::new().name("client".into()).spawn(move || {
-        let down = || {
-            let _ = rustix::io::write(&*end, b"x");
+/// Who asks, each on a thread of his own.
+struct Clients {
+    house: Arc<House>,
+    end: Arc<OwnedFd>,
+    of_dashboard: Arc<AtomicUsize>,
+}
+
+impl Clients {
+    fn serve(&self, socket: UnixStream, asker: Asker) {
+        let (house, end) = (Arc::clone(&self.house), Arc::clone(&self.end));
+        let place = match asker {
+            Asker::Root => None,
+            Asker::Dashboard => match Place::take(&self.of_dashboard) {
+                Some(place) => Some(place),
+                None => {
+                    tracing::warn!(
+                        "the dashboard has {DASHBOARD_CLIENTS_MAX} connections: one more is closed"
+                    );
+                    return;
+                }
+            },
         };
-        if let Err(error) = client::serve(&house, socket, &down) {
-            tracing::debug!(%error, "a client left");
+        let thread = std::thread::Builder::new().name("client".into()).spawn(move || {
+            let _place = place;
+            let down = || {
+                let _ = rustix::io::write(&*end, b"x");
+            };
+            if let Err(error) = client::serve(&house, socket, asker, &down) {
+                tracing::debug!(%error, "a client left");
+            }
+        });
+        if let Err(error) = thread {
+            tracing::warn!(%error, "a client cannot be served");
         }
-    });
-    if let Err(error) = thread {
-        tracing::warn!(%error, "a client cannot be served");
+    }
+}
+
+/// One of the dashboard's connections; given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(taken: &Arc<AtomicUsize>) -> Option<Place> {
+        // Only the thread that accepts comes here, so the number does not grow in between.
+        if taken.load(Ordering::Relaxed) >= DASHBOARD_CLIENTS_MAX {
+            return None;
+        }
+        taken.fetch_add(1, Ordering::Relaxed);
+        Some(Place(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -160,14 +233,13 @@ fn lock(state: &State) -> Result<File, SupervisorError> {
     }
 }
 
-fn listen(state: &State) -> io::Result<UnixListener> {
-    let path = state.socket();
+fn listen(path: &Path) -> io::Result<UnixListener> {
     // We hold the lock: a socket that lies here is a dead one's.
-    match std::fs::remove_file(&path) {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(listener)
 }

@@ -1,5 +1,10 @@
 //! A honeynet of the test's own: state directory, namespace and honeynet file; taken down when dropped.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub mod guest;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -68,7 +75,9 @@ impl Honeynet {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("hn-t{}-{number}", std::process::id());
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
-        let text = format!("rules = {rules:?}\n[network]\nnamespace = \"{namespace}\"\n{more}");
+        // Every honeynet of a test has a dashboard, so each takes a port that is free.
+        let dashboard = "dashboard = { listen = \"127.0.0.1:0\" }";
+        let text = format!("rules = {rules:?}\n{dashboard}\n[network]\nnamespace = \"{namespace}\"\n{more}");
         std::fs::write(folder.path().join("honeynet.toml"), text).unwrap();
         Honeynet { folder, namespace }
     }
@@ -133,4 +142,10 @@ impl Drop for Honeynet {
 /// Whether this named network namespace exists.
 pub fn namespace_exists(name: &str) -> bool {
     Path::new("/run/netns").join(name).exists()
+}
+
+/// Ends a process of the test's own honeynet at once.
+pub fn kill(pid: i64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

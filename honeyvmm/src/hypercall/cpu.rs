@@ -80,7 +80,7 @@ pub fn set_gdt(caller: &mut Caller<'_>, list: u64, entries: u64) -> Outcome {
 }
 
 pub fn update_descriptor(caller: &mut Caller<'_>, at: u64, descriptor: u64) -> Outcome {
-    if at % 8 != 0 {
+    if !at.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     let memory = &caller.shared.memory;
