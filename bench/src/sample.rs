@@ -42,11 +42,12 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// `name value unit` with this unit: a line of a guest's console, which may have begun with escape sequences of a terminal.
+/// `name value unit` with this unit, at the end of a line of a guest's console: a terminal's escape sequences or a getty's
+/// prompt may stand before it.
 pub fn parse<'a>(line: &'a str, unit: &str) -> Option<(&'a str, f64)> {
-    let mut words = line.split_whitespace();
-    let (name, value, last) = (words.next()?, words.next()?, words.next()?);
-    (last == unit && words.next().is_none()).then_some(())?;
+    let mut words = line.split_whitespace().rev();
+    let (last, value, name) = (words.next()?, words.next()?, words.next()?);
+    (last == unit).then_some(())?;
     Some((name, value.parse().ok()?))
 }
 
@@ -75,6 +76,7 @@ mod tests {
     #[test]
     fn only_lines_of_a_measurement_are_read() {
         assert_eq!(parse("getppid 2.5 us", "us"), Some(("getppid", 2.5)));
+        assert_eq!(parse("bench login: disk-4k 2.7 s", "s"), Some(("disk-4k", 2.7)));
         for other in ["getppid 2.5 s", "getppid us", "reboot: Power down", "a 1 us more"] {
             assert_eq!(parse(other, "us"), None, "{other}");
         }
