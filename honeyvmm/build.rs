@@ -26,13 +26,14 @@ const CFLAGS: [&str; 14] = [
     "-Wall",
     "-Werror",
 ];
-const SYMBOLS: [&str; 15] = [
+const SYMBOLS: [&str; 16] = [
     "vmm_call",
     "resume",
     "restore",
     "window_begin",
     "window_end",
     "gate_exit",
+    "gate_exit_fast",
     "gate_call",
     "gate_page_fault",
     "gate_user",

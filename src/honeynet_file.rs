@@ -492,6 +492,18 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_dashboard_has_host_names_or_none() {
+        let file = parse("[dashboard]\nnames = [\"honey.example\", \"a-1\"]").unwrap();
+        assert_eq!(file.dashboard.names, ["honey.example", "a-1"]);
+        for name in ["", "a b", "honey..example", "-a", "*.example", "honey.example:443", "<script>"] {
+            let error = parse(&format!("[dashboard]\nnames = [{name:?}]")).unwrap_err();
+            assert_eq!(error.to_string(), format!("dashboard.names = {name:?} is not a host name"));
+        }
+        let many = format!("[dashboard]\nnames = [{}]", "\"a\",".repeat(NAMES_MAX + 1));
+        check(&many, "more than 16 names of the dashboard");
+    }
+
     fn decoys(a: &str, b: &str) -> String {
         format!(
             "[[decoy]]\nname=\"a\"\nrecipe=\"r\"\naddress=\"10.77.0.2\"\n{a}\n[[decoy]]\nname=\"b\"\nrecipe=\"r\"\naddress=\"10.77.0.3\"\n{b}"

@@ -74,6 +74,24 @@ fn the_first_password_opens_the_door_and_the_supervisor_is_behind_it() {
 }
 
 #[test]
+fn up_prints_the_password_once_whoever_started_the_supervisor() {
+    let honeynet = Honeynet::new("");
+    honeynet.start_supervisor();
+    let first = honeynet.run(&["up", "--json"]).good().json();
+    let address = first["dashboard"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/');
+    let form = format!("password={}", first["password"].as_str().unwrap());
+    let origin = format!("Origin: http://{address}\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+    assert_eq!(ask(address, "POST", "/login", &origin, &form).0, 303);
+    let second = honeynet.run(&["up"]).good().stdout;
+    assert!(
+        second
+            .starts_with(&format!("dashboard  http://{address}/  password (as printed at the first start)")),
+        "{second}"
+    );
+    assert!(!honeynet.path("state/dashboard/password.first").exists());
+}
+
+#[test]
 fn it_is_its_own_user_and_writes_nothing() {
     let honeynet = Honeynet::new("");
     honeynet.start_supervisor();
@@ -90,6 +108,9 @@ fn it_is_its_own_user_and_writes_nothing() {
     let all = format!("\t{DASHBOARD_UID}").repeat(4);
     assert_eq!((uid, gid), (format!("Uid:{all}"), format!("Gid:{all}")));
     assert_eq!((groups.trim(), capabilities.as_str()), ("Groups:", "CapEff:\t0000000000000000"));
+    // It has a network of its own, with nothing in it: what breaks into it cannot go on from there.
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_ne!(network(&pid.to_string()), network("self"));
     let of = |name: &str| {
         let metadata = std::fs::metadata(honeynet.path(name)).unwrap();
         (metadata.uid(), metadata.gid(), metadata.permissions().mode() & 0o777)

@@ -29,16 +29,17 @@ fn alert(signature: &str) -> Event {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wrong_password_stays_outside_and_the_right_one_gets_in() {
     let (house, browser) = (House::new(), Browser::start(1400, 900, None).await);
-    browser.go(&house, "/alerts").await;
+    browser.go(house.address, "/alerts").await;
     browser.wait("return location.pathname + location.search === '/login?next=/alerts'").await;
-    browser.log_in(&house, "wrong").await;
+    browser.log_in(house.address, "wrong").await;
     browser.wait("return document.getElementById('wrong')?.innerText === 'That is not the password.'").await;
-    browser.log_in(&house, PASSWORD).await;
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
     browser.wait("return document.querySelectorAll('[data-domain]').length === 2").await;
     assert_eq!(browser.script("return document.cookie").await, json!(""));
     browser.client.find(Locator::Id("logout")).await.unwrap().click().await.unwrap();
     browser.wait("return location.pathname === '/login'").await;
-    browser.go(&house, "/").await;
+    browser.go(house.address, "/").await;
     browser.wait("return location.pathname === '/login'").await;
     let logins = eventually("the events of the logins", || {
         let events = house.get("/api/events?id=dashboard.login").json();
@@ -54,8 +55,9 @@ async fn the_wrong_password_stays_outside_and_the_right_one_gets_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_shows_up_without_a_reload() {
     let (house, browser) = (House::new(), Browser::start(1400, 900, None).await);
-    browser.log_in(&house, PASSWORD).await;
-    browser.go(&house, "/alerts").await;
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
+    browser.go(house.address, "/alerts").await;
     browser.wait("return document.querySelector('.empty:not([hidden])')?.innerText.startsWith('No alerts yet.') ?? false").await;
     browser.wait("return document.getElementById('pulse').innerText === 'live'").await;
     browser.script("window.untouched = true").await;
@@ -72,14 +74,17 @@ async fn an_alert_shows_up_without_a_reload() {
     browser.wait("return document.querySelector('.events tbody').innerText.includes('the Second')").await;
     assert_eq!(browser.script("return document.querySelectorAll('.events tbody tr').length").await, json!(1));
 
-    // The details have the whole event and its place in the journal.
-    browser.client.find(Locator::Css(".events tbody tr")).await.unwrap().click().await.unwrap();
+    // The details have the whole event and its place in the journal; the keyboard reaches them as well.
+    browser.script("document.querySelector('.events tbody tr[tabindex=\"0\"]').focus(); return true").await;
+    browser.client.active_element().await.unwrap().send_keys("\u{e007}").await.unwrap();
     browser
         .wait(
             "return document.querySelector('.details .json').innerText.includes('\"signature_id\": 1000001')",
         )
         .await;
     browser.wait("return document.querySelector('.details .hash')?.title.length === 64").await;
+    browser.client.active_element().await.unwrap().send_keys("\u{e00c}").await.unwrap();
+    browser.wait("return document.querySelector('.details').hidden").await;
     browser.end().await;
 }
 
@@ -113,9 +118,10 @@ async fn hostile_strings_are_text_and_nothing_else() {
     eventually("the case", || {
         (house.get("/api/cases").json()["cases"][0]["case"] != json!(null)).then_some(())
     });
-    browser.log_in(&house, PASSWORD).await;
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
     for page in ["/", "/alerts", "/logins", "/logs", "/files", "/events", "/evidence"] {
-        browser.go(&house, page).await;
+        browser.go(house.address, page).await;
         browser
             .wait("return document.body.innerText.includes('<img src=x onerror=\"window.hacked=1\">')")
             .await;
@@ -146,8 +152,9 @@ async fn hostile_strings_are_text_and_nothing_else() {
 async fn a_snapshot_becomes_a_case_that_is_verified_and_downloaded() {
     let (house, browser) = (House::new(), Browser::start(1400, 900, None).await);
     house.supervisor.hold(true);
-    browser.log_in(&house, PASSWORD).await;
-    browser.go(&house, "/evidence").await;
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
+    browser.go(house.address, "/evidence").await;
     browser.wait("return document.querySelector('#domain option[value=\"web-server\"]') !== null").await;
     browser.script("document.querySelector('#domain').value = 'web-server'; return true").await;
     browser.client.find(Locator::Id("reason")).await.unwrap().send_keys("odd process").await.unwrap();
@@ -192,8 +199,9 @@ async fn a_snapshot_becomes_a_case_that_is_verified_and_downloaded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_shows_what_changed() {
     let (house, browser) = (House::new(), Browser::start(1400, 900, None).await);
-    browser.log_in(&house, PASSWORD).await;
-    browser.go(&house, "/files").await;
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
+    browser.go(house.address, "/files").await;
     browser.wait("return document.querySelector('[data-check=\"web-server\"]') !== null").await;
     browser.client.find(Locator::Css("[data-check=\"web-server\"]")).await.unwrap().click().await.unwrap();
     browser.wait("return document.querySelector('.jobs').innerText.includes('1 changed')").await;
@@ -209,15 +217,25 @@ async fn a_check_shows_what_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_fits_a_desk_and_a_telephone() {
     let house = House::new();
+    let browser = Browser::start(1400, 900, None).await;
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
+    for page in ["overview", "evidence", "logs"] {
+        browser.go(house.address, if page == "overview" { "/" } else { page_path(page) }).await;
+        browser.wait("return document.querySelector('.empty:not([hidden])') !== null").await;
+        picture(&browser, "empty", page).await;
+    }
+    browser.end().await;
     tell_a_day(&house);
     for (name, width, dark) in [("desk", 1400, None), ("desk-dark", 1400, Some(())), ("telephone", 420, None)]
     {
         let browser = Browser::start(width, 900, dark).await;
-        browser.go(&house, "/login").await;
+        browser.go(house.address, "/login").await;
         picture(&browser, name, "login").await;
-        browser.log_in(&house, PASSWORD).await;
+        browser.log_in(house.address, PASSWORD).await;
+        browser.wait("return location.pathname === '/'").await;
         for page in ["overview", "alerts", "logins", "logs", "files", "evidence", "events"] {
-            browser.go(&house, if page == "overview" { "/" } else { page_path(page) }).await;
+            browser.go(house.address, if page == "overview" { "/" } else { page_path(page) }).await;
             browser.wait("return document.querySelector('main table tbody tr') !== null").await;
             picture(&browser, name, page).await;
             if page == "alerts" {

@@ -32,6 +32,7 @@ export class Listing {
     const list = el("div", { class: "list" }, el("div", { class: "scroll" }, this.table), this.nothing, el("p", { class: "more" }, this.older));
     document.getElementById("main").append(form, el("div", { class: "split" }, list, this.details.box));
     this.body.addEventListener("keydown", (press) => this.key(press));
+    this.body.addEventListener("focusin", (focus) => this.enter(focus.target.closest("tr")));
     keepTimesFresh();
     this.load();
   }
@@ -117,7 +118,14 @@ export class Listing {
     });
   }
 
+  // One row is reached with Tab, the others from it with the arrows.
+  enter(row) {
+    for (const other of this.body.querySelectorAll('tr[tabindex="0"]')) other.tabIndex = -1;
+    if (row) row.tabIndex = 0;
+  }
+
   tell() {
+    if (!this.body.querySelector('tr[tabindex="0"]')) this.enter(this.body.rows[0]);
     const rows = this.body.rows.length;
     this.count.textContent = rows === 0 ? "" : `${rows}${this.next ? "+" : ""} shown`;
     this.table.parentElement.hidden = rows === 0;
@@ -135,7 +143,7 @@ export class Listing {
 
   row(event) {
     const cells = this.columns.map(([name, make, kind]) => el("td", { class: kind, "data-name": name }, make(event, event[event.event_type] ?? {})));
-    const row = el("tr", { tabindex: "0", "aria-selected": "false", "data-id": event.id, class: `is-${event.severity}` }, cells);
+    const row = el("tr", { tabindex: "-1", "aria-selected": "false", "data-id": event.id, class: `is-${event.severity}` }, cells);
     row.addEventListener("click", () => {
       if (getSelection().isCollapsed) this.details.show(event, row);
     });

@@ -28,6 +28,7 @@
 /* Offsets inside the trampoline page. */
 #define TRAMPOLINE_LSTAR 0x000
 #define TRAMPOLINE_CSTAR 0x010
+#define TRAMPOLINE_EXIT  0x040 /* PVM: where the fast way to the user changes views */
 
 /* Selectors. The first three are Xen's flat ones. */
 #define SEL_USER_CS32 0x23
@@ -49,6 +50,7 @@
 #define AREA_EXIT_CR3 296
 #define AREA_EXIT_FAST 304
 #define AREA_VCPU_INFO 312
+#define AREA_KERNEL_CR3 408
 
 /* struct gate, for the CPL 0 stubs. */
 #define GATE_RAX       0
@@ -82,7 +84,7 @@ struct area {
 	struct regs nested;       /* 144: the shim's own, while a fault of the shim is handled */
 	u64 exit_cs;              /* 288 */
 	u64 exit_cr3;             /* 296: 0: no CR3 load on the way out */
-	u64 exit_fast;            /* 304: SYSRET will do (hardware backend) */
+	u64 exit_fast;            /* 304: SYSRET will do (hardware backend), or the fast stub (PVM) */
 	u64 vcpu_info;            /* 312: address of struct vcpu_info in the shim's physmap */
 	u64 call[10];             /* 320: op, nr, six arguments, result */
 	u64 kernel_mode;          /* 400 */
@@ -139,7 +141,7 @@ struct gate {
 
 #define OFFSET(field, value) _Static_assert(__builtin_offsetof(struct area, field) == (value), #field)
 OFFSET(nested, AREA_NESTED); OFFSET(exit_cs, AREA_EXIT_CS); OFFSET(exit_cr3, AREA_EXIT_CR3); OFFSET(exit_fast, AREA_EXIT_FAST);
-OFFSET(vcpu_info, AREA_VCPU_INFO); OFFSET(call, 320); OFFSET(kernel_mode, 400); OFFSET(callback_event, 472); OFFSET(deadline, 512);
+OFFSET(vcpu_info, AREA_VCPU_INFO); OFFSET(call, 320); OFFSET(kernel_mode, 400); OFFSET(kernel_cr3, AREA_KERNEL_CR3); OFFSET(callback_event, 472); OFFSET(deadline, 512);
 OFFSET(ram_bytes, 544); OFFSET(window, 592); OFFSET(slots, 624); OFFSET(counts, 672); OFFSET(resume_trap, 784); OFFSET(traps, 800);
 _Static_assert(__builtin_offsetof(struct gate, exit) == GATE_EXIT, "exit");
 _Static_assert(__builtin_offsetof(struct gate, user) == GATE_USER, "user");
@@ -155,6 +157,8 @@ enum { COUNT_ENTRIES, COUNT_SYSCALLS, COUNT_HYPERCALLS, COUNT_PAGE_FAULTS, COUNT
 /* The way in and out, by backend: entry_pvm.S, entry_hw.S. */
 extern struct area area __attribute__((visibility("hidden")));
 extern struct gate gate __attribute__((visibility("hidden")));
+extern u16 idt[] __attribute__((visibility("hidden")));
+extern char gate_exit[], gate_exit_fast[] __attribute__((visibility("hidden")));
 extern u64 stack0_top[] __attribute__((visibility("hidden")));
 void vmm_call(void) __attribute__((visibility("hidden")));
 /* 0, or 1 where the guest's address faulted. n in bytes. */

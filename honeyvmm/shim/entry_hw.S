@@ -27,18 +27,21 @@ syscall_entry:
 	mov %rsp, area+AREA_RSP(%rip)
 	lea main_top(%rip), %rsp
 	call c_syscall
-restore:
 	call c_out
 	cmpq $0, area+AREA_EXIT_FAST(%rip)
-	jne 1f
-	push $SEL_USER_SS
+	jne fast
+	jmp slow
+/* After an exception always by IRETQ: SYSRET would leave what SS holds besides its selector (AMD). */
+restore:
+	call c_out
+slow:	push $SEL_USER_SS
 	pushq area+AREA_RSP(%rip)
 	pushq area+AREA_RFLAGS(%rip)
 	pushq area+AREA_EXIT_CS(%rip)
 	pushq area+AREA_RIP(%rip)
 	LOAD 0
 	iretq
-1:	LOAD 0
+fast:	LOAD 0
 	mov area+AREA_RSP(%rip), %rsp
 	sysretq
 syscall32_entry:

@@ -1,9 +1,11 @@
 /* The way in and out where ring 3 is native and ring 0 is emulated, about 0.6 us an instruction (KVM's PVM backend; SYSCALL stays at CPL 3).
  *
  * The shim runs at CPL 3 in the guest kernel's address space. In the user's there is of it: one page of int3 that SYSCALL lands on,
- * and, for CPL 0 only, the descriptor tables and the stubs of five to seven instructions that load the kernel's CR3 and go to the shim.
+ * and, for CPL 0 only, the descriptor tables and the stubs of four to six instructions that load the kernel's CR3 and go to the shim.
  * They never return to where they came from, so it does not matter who raised the exception: the shim looks at the frame.
- * The way to the user is #DE of the kernel's IDT: the shim divides by zero, the stub loads CR3 and leaves by a frame made ready.
+ * The way to the user is #DE of the kernel's IDT: the shim divides by zero, the stub loads CR3 and leaves by a frame made ready. After
+ * a system call, whose rcx and r11 say nothing more, the stub of two instructions does: it returns to the address of the division, where
+ * the user's view has `mov %r11, %rax; mov $0x246, %r11d; jmp *%rcx`. c_out chooses by the IDT's entry.
  */
 #include "area.h"
 #include "registers.inc"
@@ -13,14 +15,20 @@
 	jmp hypercall_entry          /* LSTAR: a hypercall */
 	.org TRAMPOLINE_CSTAR
 	int3                         /* CSTAR: the guest kernel has no 32-bit code */
+	.org TRAMPOLINE_EXIT
+leave:	divl zero(%rip)
 
 /* CPL 0: emulated, so every instruction counts. */
 	.section .gate, "ax"
-.globl gate_exit, gate_call, gate_page_fault, gate_user
+.globl gate_exit, gate_exit_fast, gate_call, gate_page_fault, gate_user
 gate_exit:                           /* kernel's #DE: rax = CR3 */
 	mov %rax, %cr3
 	mov gate+GATE_EXIT_RAX(%rip), %rax
 	lea gate+GATE_EXIT(%rip), %rsp
+	iretq
+	.balign 32
+gate_exit_fast:                      /* the same: rax = CR3, all else is the user's already */
+	mov %rax, %cr3
 	iretq
 	.balign 32
 gate_call:                           /* kernel's int3: the VMM answers, then back */
@@ -38,13 +46,12 @@ gate_user:                           /* user's exceptions, 64 bytes each */
 	.set vector, 0
 	.rept 33
 	.balign 64
-	mov %rax, gate+GATE_RAX(%rip)
+	xchg %rax, gate+GATE_KCR3(%rip) /* the shim puts it back */
+	mov %rax, %cr3
 	.if vector == 14
 	mov %cr2, %rax
 	mov %rax, gate+GATE_CR2(%rip)
 	.endif
-	mov gate+GATE_KCR3(%rip), %rax
-	mov %rax, %cr3
 	lea gate+GATE_USER+vector*40(%rip), %rsp
 	iretq
 	.set vector, vector+1
@@ -84,9 +91,18 @@ window_begin:
 	pushq area+AREA_RIP(%rip)
 	LOAD 0
 	iretq
-2:	LOAD 0
+2:	cmpq $0, area+AREA_EXIT_FAST(%rip)
+	jne 3f
+	LOAD 0
 	mov area+AREA_EXIT_CR3(%rip), %rax
 	divl zero(%rip)
+3:	LOAD 0
+	mov %rax, %r11
+	mov area+AREA_EXIT_CR3(%rip), %rax
+	pushq area+AREA_RFLAGS(%rip)
+	popfq
+	mov area+AREA_RSP(%rip), %rsp
+	jmp leave
 window_end:
 	ud2
 zero:	.quad 0
@@ -95,7 +111,7 @@ resume:
 	call c_resume
 	jmp restore
 
-/* From the user's view: rax is in the gate, the frame on the CPL 0 stack. */
+/* From the user's view: rax is in the gate, in the place of CR3, the frame on the CPL 0 stack. */
 	.balign 16
 user_entries:
 	.set vector, 0
@@ -119,8 +135,10 @@ user_common:
 	pushq stack0_top-40(%rip)
 	pushq stack0_top-48(%rip)
 	push %rdi
-	mov gate+GATE_RAX(%rip), %rax
+	mov gate+GATE_KCR3(%rip), %rax
 	mov %rax, area+AREA_RAX(%rip)
+	mov area+AREA_KERNEL_CR3(%rip), %rax
+	mov %rax, gate+GATE_KCR3(%rip)
 	mov %rsp, %rdi
 	sub $8, %rsp
 	call c_trap

@@ -153,7 +153,8 @@ enum { PIN_L1, PIN_L2, PIN_L3, PIN_L4, UNPIN, NEW_BASEPTR, FLUSH_LOCAL, INVLPG_L
 
 static long one_mmuext(const struct mmuext *op)
 {
-	u64 frame = op->arg1 << 12;
+	/* A frame number so large that the shift would lose bits is outside RAM in any case. */
+	u64 frame = op->arg1 < area.ram_bytes >> 12 ? op->arg1 << 12 : area.ram_bytes;
 
 	switch (op->command) {
 	case PIN_L1: case PIN_L2: case PIN_L3: case PIN_L4: case UNPIN:
@@ -185,7 +186,7 @@ static long one_mmuext(const struct mmuext *op)
 			phys(frame)[i] = 0;
 		return 0;
 	case COPY_PAGE:
-		if (frame >= area.ram_bytes || op->arg2 << 12 >= area.ram_bytes)
+		if (frame >= area.ram_bytes || op->arg2 >= area.ram_bytes >> 12)
 			return -XEN_EINVAL;
 		for (int i = 0; i < 512; i++)
 			phys(frame)[i] = phys(op->arg2 << 12)[i];

@@ -19,6 +19,14 @@ u64 system_time(void)
 	return (u64)(((unsigned __int128)ticks * area.tsc_mul) >> 32);
 }
 
+#ifdef BACKEND_HARDWARE
+static void load_cr3(u64 cr3)
+{
+	area.current_cr3 = cr3;
+	__asm__ volatile("mov %0, %%cr3" :: "r"(cr3) : "memory");
+}
+#endif
+
 long call_vmm(u64 op, u64 nr, const u64 *args)
 {
 	count(COUNT_CALLS);
@@ -34,9 +42,15 @@ long call_vmm(u64 op, u64 nr, const u64 *args)
 static void entered(void)
 {
 	area.need_flush = 0;
+#ifdef BACKEND_HARDWARE
+	/* The user's address space has no physmap, and nearly every entry goes on to the guest kernel. */
+	if (area.current_cr3 != area.kernel_cr3)
+		load_cr3(area.kernel_cr3);
+#else
 	if (area.exit_cr3)
 		area.current_cr3 = area.exit_cr3;
 	area.exit_cr3 = 0;
+#endif
 }
 
 static void enter_kernel(void)
@@ -46,10 +60,6 @@ static void enter_kernel(void)
 	area.gs_user = read_gs();
 	area.kernel_mode = 1;
 	write_gs(area.gs_kernel);
-#ifdef BACKEND_HARDWARE
-	area.current_cr3 = area.kernel_cr3;
-	__asm__ volatile("mov %0, %%cr3" :: "r"(area.kernel_cr3) : "memory");
-#endif
 }
 
 static void enter_user(void)
@@ -96,11 +106,29 @@ void bounce(u64 address, int mask_events, int has_error, u64 error)
 	area.regs.rsp = sp;
 	area.regs.rip = address;
 	area.regs.rflags = FLAGS_ALWAYS;
+#ifdef BACKEND_HARDWARE
+	/* Both are on the stack now; like this SYSRET will do. */
+	area.regs.rcx = area.regs.rip;
+	area.regs.r11 = area.regs.rflags;
+#endif
 }
 
 static void deliver_trap(u64 vector, int has_error, u64 error)
 {
 	bounce(area.traps[vector].address, area.traps[vector].flags & 4, has_error, error);
+}
+
+/* int $0x80. Where the guest kernel has no gate for it, the exception is #GP at the instruction. */
+static void int80(void)
+{
+	const struct trap_info *gate80 = &area.traps[0x80];
+
+	if (gate80->address && ((gate80->flags & 3) == 3 || area.kernel_mode)) {
+		deliver_trap(0x80, 0, 0);
+		return;
+	}
+	area.regs.rip -= 2;
+	deliver_trap(13, 1, 0x80 << 3 | 2);
 }
 
 static void iret(void)
@@ -138,9 +166,13 @@ __attribute__((visibility("hidden"))) void c_syscall_user(u64 compat)
 	area.regs.rip = area.regs.rcx;
 	area.regs.rflags = area.regs.r11;
 	area.user_cs = compat ? SEL_USER_CS32 : SEL_USER_CS;
-	if (compat)
+	if (compat && area.callback_syscall32) {
 		bounce(area.callback_syscall32, area.callback_flags >> 7 & 1, 0, 0);
-	else
+	} else if (compat) {
+		/* Nobody wants it: the instruction does not exist. */
+		area.regs.rip -= 2;
+		deliver_trap(6, 0, 0);
+	} else
 		bounce(area.callback_syscall, area.callback_flags >> 2 & 1, 0, 0);
 }
 
@@ -227,6 +259,10 @@ __attribute__((visibility("hidden"))) void c_trap(const struct trap *trap)
 		return;
 	}
 	count(COUNT_EXCEPTIONS);
+	if (trap->vector == 0x80) {
+		int80();
+		return;
+	}
 	if (trap->vector == 13 && !(trap->error & 2) && emulate_hot())
 		return;
 	u64 args[6] = { trap->error };
@@ -251,6 +287,13 @@ __attribute__((visibility("hidden"))) void c_resume(void)
 __attribute__((visibility("hidden"))) void c_trap_nested(struct trap *trap)
 {
 	count(COUNT_NESTED);
+#ifdef BACKEND_HARDWARE
+	/* A step that was due after SYSCALL. */
+	if (trap->vector == 1) {
+		trap->frame.rflags &= ~0x100ul;
+		return;
+	}
+#endif
 	if (trap->vector == 14) {
 		if (add_user_bits(gate.cr2, trap->error))
 			return;
@@ -263,32 +306,43 @@ __attribute__((visibility("hidden"))) void c_trap_nested(struct trap *trap)
 	call_vmm(CALL_BROKEN, 2, args);
 }
 
+/* SYSRET gives rcx to rip and r11 to rflags; with TF or RF, or an address that is not canonical, it misbehaves. PVM's fast stub is alike. */
+static int like_sysret(void)
+{
+	const struct regs *r = &area.regs;
+
+	return r->rcx == r->rip && r->r11 == r->rflags && !(r->rflags & 0x10100) && area.exit_cs == SEL_USER_CS;
+}
+
 /* Last in C before the guest goes on: deliver what is pending, then choose the way out. */
 __attribute__((visibility("hidden"))) void c_out(void)
 {
 	volatile struct vcpu_info *info = vcpu_info();
 
-	if (info->upcall_pending && !info->upcall_mask && area.callback_event) {
+	/* Without a callback this is the domain's end, as in Xen: it would be looked for without end. */
+	if (info->upcall_pending && !info->upcall_mask) {
 		count(COUNT_UPCALLS);
 		bounce(area.callback_event, 1, 0, 0);
 	}
 	area.exit_cs = !area.kernel_mode ? area.user_cs : SEL_USER_CS;
 	u64 cr3 = area.kernel_mode ? area.kernel_cr3 : area.user_cr3;
 #ifdef BACKEND_HARDWARE
-	struct regs *r = &area.regs;
+	const struct regs *r = &area.regs;
 	if (area.need_flush || area.current_cr3 != cr3) {
 		count(COUNT_FLUSHES);
-		area.current_cr3 = cr3;
-		__asm__ volatile("mov %0, %%cr3" :: "r"(cr3) : "memory");
+		load_cr3(cr3);
 	}
-	/* SYSRET gives rcx to rip and r11 to rflags; with TF or RF, or an address that is not canonical, it misbehaves. */
-	area.exit_fast = r->rcx == r->rip && r->r11 == r->rflags && !(r->rflags & 0x10100) && area.exit_cs == SEL_USER_CS
-		&& canonical(r->rip) && canonical(r->rip + 64);
+	area.exit_fast = like_sysret() && canonical(r->rip) && canonical(r->rip + 64);
 #else
 	area.exit_cr3 = 0;
 	if (area.need_flush || area.current_cr3 != cr3) {
 		count(COUNT_FLUSHES);
 		area.exit_cr3 = cr3;
+		area.exit_fast = !area.kernel_mode && like_sysret();
+		/* Both stubs lie in one page: only the low 16 bits of the gate's offset differ. */
+		idt[0] = (u16)(u64)(area.exit_fast ? gate_exit_fast : gate_exit);
+		if (area.exit_fast)
+			return;
 		gate.exit_rax = area.regs.rax;
 		gate.exit = (struct frame){ area.regs.rip, area.exit_cs, area.regs.rflags, area.regs.rsp, SEL_USER_SS };
 	}

@@ -12,6 +12,7 @@ use crate::shim::{Area, Field, Register};
 const INSTRUCTION_MAX: usize = 15;
 const PREFIXES_MAX: usize = 4;
 const CPUID_PREFIXED: &[u8; 7] = b"\x0f\x0bxen\x0f\xa2";
+const OPCODE_INT_N: u8 = 0xcd;
 const MSR_EFER: u32 = 0xc000_0080;
 const MSR_FS_BASE: u32 = 0xc000_0100;
 const MSR_GS_BASE: u32 = 0xc000_0101;
@@ -86,9 +87,14 @@ fn advance(area: &Area, bytes: usize) -> Emulated {
     Emulated::Done
 }
 
-/// #UD: CPUID with Xen's prefix (`ud2; .ascii "xen"; cpuid`) from the kernel or a user program that knows it is on Xen.
+/// #UD: CPUID with Xen's prefix (`ud2; .ascii "xen"; cpuid`) from the kernel or a user program that knows it is on Xen; `int n` of
+/// 32-bit code, which PVM reports so.
 pub fn invalid_opcode(area: &Area, memory: &crate::memory::GuestMemory) -> Emulated {
-    if fetch(area, memory)[..7] != *CPUID_PREFIXED {
+    let code = fetch(area, memory);
+    if code[0] == OPCODE_INT_N {
+        return software_interrupt(area, &code, u64::from(code[1]) << 3);
+    }
+    if code[..7] != *CPUID_PREFIXED {
         return Emulated::No;
     }
     let (leaf, subleaf) = (area.register(Register::Rax) as u32, area.register(Register::Rcx) as u32);
@@ -165,7 +171,8 @@ fn software_interrupt(area: &Area, code: &[u8], error: u64) -> Emulated {
     let trap = area.trap(vector);
     let privilege = if area.get(Field::KernelMode) != 0 { 1 } else { 3 };
     let length = match code[0] {
-        0xcd => 2,
+        // QEMU's emulated processors give 16 times the vector for 8 times; then it is not what the program asked for.
+        OPCODE_INT_N if code[1] == vector => 2,
         0xcc => 1,
         _ => return Emulated::No,
     };
@@ -335,6 +342,16 @@ mod tests {
         assert_eq!(gp(&area, &memory, error), Emulated::No);
         area.set_trap(TrapInfo { vector: 0x80, flags: 3, cs: 0, address: 0x5000 });
         assert_eq!(gp(&area, &memory, error), Emulated::Interrupt(0x80));
+        assert_eq!(area.register(Register::Rip), 0x1002);
+    }
+
+    #[test]
+    fn int_n_that_is_reported_as_an_invalid_opcode_is_int_n() {
+        let (area, memory) = vcpu(b"\xcd\x80");
+        area.set(Field::KernelMode, 0);
+        assert_eq!(invalid_opcode(&area, &memory), Emulated::No);
+        area.set_trap(TrapInfo { vector: 0x80, flags: 3, cs: 0, address: 0x5000 });
+        assert_eq!(invalid_opcode(&area, &memory), Emulated::Interrupt(0x80));
         assert_eq!(area.register(Register::Rip), 0x1002);
     }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::null_mut;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -52,42 +52,42 @@ fn install_handler() -> io::Result<()> {
 /// One vcpu's thread, from other threads.
 pub struct VcpuKick {
     wake: OwnedFd,
-    thread: OnceLock<libc::pthread_t>,
+    /// Set while the thread is the vcpu's: its number means nothing after that. Held while it is signalled, a leaf lock.
+    thread: Mutex<Option<libc::pthread_t>>,
 }
 
 impl VcpuKick {
     /// A thread that has not started yet; kicks before that only leave it something to wake up for.
     pub fn new() -> io::Result<VcpuKick> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(VcpuKick { wake, thread: OnceLock::new() })
+        Ok(VcpuKick { wake, thread: Mutex::new(None) })
     }
 
     /// Makes the calling thread the vcpu's. `immediate_exit` must outlive the guard.
-    pub fn enter_thread(&self, immediate_exit: *mut u8) -> io::Result<ThreadGuard> {
+    pub fn enter_thread(&self, immediate_exit: *mut u8) -> io::Result<ThreadGuard<'_>> {
         install_handler()?;
         IMMEDIATE_EXIT.set(immediate_exit);
         // SAFETY: pthread_self has no requirements.
-        let _ = self.thread.set(unsafe { libc::pthread_self() });
-        Ok(ThreadGuard(()))
+        *self.thread() = Some(unsafe { libc::pthread_self() });
+        Ok(ThreadGuard(self))
     }
 
-    fn is_current(&self) -> bool {
-        // SAFETY: pthread_self and pthread_equal have no requirements.
-        self.thread
-            .get()
-            .is_some_and(|thread| unsafe { libc::pthread_equal(*thread, libc::pthread_self()) } != 0)
+    fn thread(&self) -> MutexGuard<'_, Option<libc::pthread_t>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the vcpu out of the guest, or out of its wait. Nothing to do from its own thread, which looks before it goes on.
     pub fn kick(&self) {
-        if self.is_current() {
+        let thread = self.thread();
+        // SAFETY: pthread_self and pthread_equal have no requirements.
+        if thread.is_some_and(|thread| unsafe { libc::pthread_equal(thread, libc::pthread_self()) } != 0) {
             return;
         }
         // Full or not, the eventfd is readable after it.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.get() {
-            // SAFETY: the thread has not been joined: the machine joins it after the last holder of this is gone.
-            unsafe { libc::pthread_kill(*thread, signal_number()) };
+        if let Some(thread) = *thread {
+            // SAFETY: the thread lives: it takes its number back, under the lock that we hold, before it ends.
+            unsafe { libc::pthread_kill(thread, signal_number()) };
         }
     }
 
@@ -105,10 +105,11 @@ impl VcpuKick {
 }
 
 /// The calling thread is a vcpu's until this is dropped.
-pub struct ThreadGuard(());
+pub struct ThreadGuard<'a>(&'a VcpuKick);
 
-impl Drop for ThreadGuard {
+impl Drop for ThreadGuard<'_> {
     fn drop(&mut self) {
+        *self.0.thread() = None;
         IMMEDIATE_EXIT.set(null_mut());
     }
 }

@@ -12,24 +12,32 @@ use std::time::Duration;
 
 use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
-use crate::hypercall::{After, Caller, CpuTables, Shared, ShutdownReason, dispatch};
+use crate::hypercall::{After, Caller, CpuTables, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
 use crate::kvm::{Exit, Vcpu};
 use crate::memory::Access;
 use crate::shim::{
-    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, Symbols, symbols, window,
+    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, Symbols, TRAMPOLINE_EXIT,
+    symbols, window,
 };
 
 /// VIRQ_TIMER of xen.h.
 const VIRQ_TIMER: u32 = 0;
 /// `area.resume_error`: the trap has no error code.
 const NO_ERROR_CODE: u64 = u64::MAX;
+const RFLAGS_TF: u64 = 0x100;
+/// DR6: single step.
+const DR6_BS: u64 = 0x4000;
 /// Exceptions that push an error code.
 const WITH_ERROR_CODE: [u64; 7] = [8, 10, 11, 12, 13, 14, 17];
 /// A blocked vcpu looks at its state at least this often, should a kick be lost.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// Bytes of the CPL 0 exit stub.
-const GATE_EXIT_BYTES: u64 = 32;
+/// Longer than the way from the shim's last look to the guest: a #DE and four emulated instructions.
+const LOOK_AGAIN_NS: u64 = 20_000;
+/// Bytes of the two CPL 0 exit stubs, which lie side by side.
+const GATE_EXIT_BYTES: u64 = 64;
+/// Bytes of the fast way out in the trampoline page, either view.
+const LEAVE_BYTES: u64 = 16;
 
 /// Why a domain's vcpu ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +88,12 @@ impl Requests {
     pub fn unpause(&self) {
         self.pause.store(false, Ordering::SeqCst);
         let _guard = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.notify_all();
+    }
+
+    /// A vcpu has ended: it stands still for good, and who waits for that is told.
+    fn ended(&self) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.changed.notify_all();
     }
 
@@ -151,14 +165,17 @@ impl RunLoop {
             return End::Crash(format!("vcpu {} has no kick", self.index));
         };
         let symbols = symbols(self.area.backend());
+        let requests = self.requests.clone();
         let guard = kick.enter_thread(self.vcpu.immediate_exit());
         let timer = ThreadTimer::new();
-        match (guard, timer) {
+        let end = match (guard, timer) {
             (Ok(_guard), Ok(timer)) => {
                 Running { it: self, tables: CpuTables::default(), timer, symbols }.run()
             }
             (Err(e), _) | (_, Err(e)) => End::Crash(format!("cannot set up the vcpu's thread: {e}")),
-        }
+        };
+        requests.ended();
+        end
     }
 }
 
@@ -293,9 +310,9 @@ impl Running {
                 })
             }
             1 => {
-                if let Ok((_, dr6, _)) = vcpu.debug_registers() {
-                    self.tables.debug[6] = dr6;
-                }
+                // The guest's breakpoints are not loaded, so a step is the only cause that DR6 could tell; KVM loses it on SVM.
+                let step = it.area.register(Register::Rflags) & RFLAGS_TF != 0;
+                self.tables.debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
                 Emulated::No
             }
             _ => Emulated::No,
@@ -371,12 +388,18 @@ impl Running {
         let in_window = stop.cpl == 3 && (symbols.window_begin..symbols.window_end).contains(&offset);
         let in_gate =
             stop.cpl == 0 && (symbols.gate_exit..symbols.gate_exit + GATE_EXIT_BYTES).contains(&offset);
+        let leaves = stop.cpl == 3 && (TRAMPOLINE_EXIT..TRAMPOLINE_EXIT + LEAVE_BYTES).contains(&offset);
         if in_gate {
             self.enter_shim_at(symbols.restore, true);
         } else if in_window {
-            if !self.it.vcpu.exception_pending() {
+            if self.it.vcpu.exception_pending() {
+                // It leaves the shim for good in a moment, past its look at events.
+                self.look_again_soon();
+            } else {
                 self.enter_shim_at(symbols.restore, false);
             }
+        } else if leaves {
+            self.look_again_soon();
         } else if stop.cpl == 3 && !self.in_shim(stop.rip) && !self.it.vcpu.exception_pending() {
             self.it.area.set_registers(&stop.registers);
             let user = self.it.area.get(Field::KernelMode) == 0;
@@ -407,6 +430,13 @@ impl Running {
             self.timer.arm(Duration::from_nanos(deadline - now));
             area.set(Field::Armed, deadline);
         }
+    }
+
+    /// Has this thread signalled again when the guest is a few instructions further.
+    fn look_again_soon(&mut self) {
+        let at = self.it.shared.clock.now_ns().saturating_add(LOOK_AGAIN_NS);
+        self.timer.arm(Duration::from_nanos(LOOK_AGAIN_NS));
+        self.it.area.set(Field::Armed, at);
     }
 
     /// SCHEDOP_block: until an upcall is pending.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use serde::de::DeserializeOwned;
 
@@ -44,6 +45,8 @@ pub fn logsink(child: &Child) -> Result<(), Failure> {
 pub fn dashboard(child: &Child) -> Result<(), Failure> {
     log_to_stderr();
     let DashboardProcess { jail, config } = configuration(child)?;
+    // It answers connections and makes none. Its socket goes on listening where it was made; from here nothing else can be reached.
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
     jail::enter(&jail)?;
     Ok(dashboard::run(config)?)
 }

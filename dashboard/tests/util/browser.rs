@@ -1,5 +1,6 @@
 //! A real browser: chromedriver and headless Chromium, both ended and their folder removed when dropped.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,7 +11,8 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{House, PASSWORD, PATIENCE};
+/// How long something may take that comes by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The browser.
 pub struct Browser {
@@ -47,7 +49,8 @@ impl Browser {
             format!("--window-size={width},{height}"),
         ];
         args.extend(dark.map(|()| "--force-dark-mode".to_owned()));
-        let mut options = json!({ "args": args });
+        let downloads = json!({ "download.default_directory": data.path() });
+        let mut options = json!({ "args": args, "prefs": downloads });
         if width < 500 {
             // A window has at least 500 pixels.
             options["mobileEmulation"] =
@@ -62,18 +65,16 @@ impl Browser {
         Browser { client, driver, data }
     }
 
-    pub async fn go(&self, house: &House, path: &str) {
-        self.client.goto(&format!("http://{}{path}", house.address)).await.unwrap();
+    /// Goes to a page of the dashboard at `address`.
+    pub async fn go(&self, address: impl Display, path: &str) {
+        self.client.goto(&format!("http://{address}{path}")).await.unwrap();
     }
 
     /// Logs in through the form.
-    pub async fn log_in(&self, house: &House, password: &str) {
-        self.go(house, "/login").await;
+    pub async fn log_in(&self, address: impl Display, password: &str) {
+        self.go(address, "/login").await;
         self.client.find(Locator::Id("password")).await.unwrap().send_keys(password).await.unwrap();
         self.client.find(Locator::Css("button.main")).await.unwrap().click().await.unwrap();
-        if password == PASSWORD {
-            self.wait("return location.pathname === '/'").await;
-        }
     }
 
     /// What a script answers.
@@ -92,6 +93,11 @@ impl Browser {
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+    }
+
+    /// Where downloads go.
+    pub fn downloads(&self) -> &Path {
+        self.data.path()
     }
 
     /// The page as a picture.

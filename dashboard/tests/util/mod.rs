@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 const CONFIG: &str = "DASHBOARD_TEST_CONFIG";
 /// How long something may take that comes by itself.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The password of every house.
 pub const PASSWORD: &str = "correct horse";
 /// Its API token.

@@ -3,7 +3,7 @@
 use super::{After, Caller, Outcome, done, u16_at, u64_at};
 use crate::errno::Errno;
 use crate::memory::{Access, Gfn, Gpa, PAGE_SIZE};
-use crate::shim::{Field, TrapInfo, sanitized_descriptor};
+use crate::shim::{Backend, Field, TrapInfo, sanitized_descriptor};
 
 /// Entries of a trap table: one a vector, and the end.
 const TRAPS_MAX: u64 = 257;
@@ -14,7 +14,8 @@ const WINDOW_GDT: u64 = 0x10000;
 /// `struct vcpu_info`.
 const VCPU_INFO_BYTES: u64 = 64;
 const PHYSMAP: u64 = 0xffff_8180_0000_0000;
-const DR6_INIT: u64 = 0xffff_0ff0;
+/// DR6 with nothing to tell.
+pub const DR6_INIT: u64 = 0xffff_0ff0;
 const DR7_INIT: u64 = 0x400;
 
 /// What the VMM keeps of a vcpu's tables.
@@ -34,6 +35,11 @@ impl Default for CpuTables {
     }
 }
 
+/// Would the processor load it as an instruction pointer?
+fn is_canonical(address: u64) -> bool {
+    ((address << 16).cast_signed() >> 16).cast_unsigned() == address
+}
+
 pub fn set_trap_table(caller: &mut Caller<'_>, list: u64) -> Outcome {
     if list == 0 {
         (0..=255).for_each(|vector| caller.area.set_trap(TrapInfo { vector, ..Default::default() }));
@@ -47,6 +53,9 @@ pub fn set_trap_table(caller: &mut Caller<'_>, list: u64) -> Outcome {
         if address == 0 {
             traps.into_iter().for_each(|trap| caller.area.set_trap(trap));
             return done(0);
+        }
+        if !is_canonical(address) {
+            return Err(Errno::EINVAL);
         }
         traps.push(TrapInfo { vector: entry[0], flags: entry[1], cs: u16_at(&entry, 2), address });
     }
@@ -122,10 +131,14 @@ pub fn callback_op(caller: &mut Caller<'_>, command: u64, arg: u64) -> Outcome {
         0 => Some(Field::CallbackEvent),
         1 => Some(Field::CallbackFailsafe),
         2 => Some(Field::CallbackSyscall),
-        4 | 5 => None, // NMI is never sent, SYSENTER faults in a 64-bit guest on AMD and is not offered
-        7 => Some(Field::CallbackSyscall32),
-        _ => return Err(Errno::EINVAL),
+        4 => None, // NMI is never sent
+        // SYSCALL of 32-bit code needs a processor that has it, which PVM does not tell: `int $0x80` always works. Linux takes what is left.
+        7 if caller.area.backend() == Backend::Hardware => Some(Field::CallbackSyscall32),
+        _ => return Err(Errno::EINVAL), // SYSENTER among them
     };
+    if !is_canonical(address) {
+        return Err(Errno::EINVAL);
+    }
     if let Some(field) = field {
         caller.area.set(field, address);
         let bit = 1 << kind;

@@ -11,7 +11,7 @@ mod sched;
 
 use std::sync::Arc;
 
-pub use cpu::CpuTables;
+pub use cpu::{CpuTables, DR6_INIT};
 
 use crate::clock::Clock;
 use crate::errno::Errno;

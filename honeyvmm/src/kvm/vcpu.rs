@@ -3,7 +3,9 @@
 
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::{CpuId, Msrs, kvm_regs, kvm_sregs, kvm_xcrs};
+use kvm_bindings::{
+    CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_regs, kvm_sregs, kvm_xcrs,
+};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::cpu_state::{
@@ -18,11 +20,12 @@ use crate::shim::Backend;
 const CALL_PORT: u16 = 0x10;
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`; kvm-ioctls does not have it.
 const KVM_INTERRUPT: libc::c_ulong = 0x4004_ae86;
-/// `_IO(KVMIO, 0x80)` and `_IOR(KVMIO, 0xa1, struct kvm_debugregs)`.
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; kvm-ioctls has it for a vcpu on Arm only.
+const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
+/// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: u64 = 0xae80;
-const KVM_GET_DEBUGREGS: u64 = 0x8080_aea1;
 /// The ioctls of a vcpu that runs; all others belong to its making.
-pub const RUN_TIME_IOCTLS: [u64; 3] = [KVM_RUN, KVM_INTERRUPT, KVM_GET_DEBUGREGS];
+pub const RUN_TIME_IOCTLS: [u64; 2] = [KVM_RUN, KVM_INTERRUPT];
 /// The vector that means "look for events" (hardware backend).
 const EVENT_VECTOR: u32 = 0xf0;
 /// XCR0 bits that the guest may use, if KVM offers them: x87, SSE, AVX, AVX-512.
@@ -80,6 +83,7 @@ impl Vcpu {
         ioctl("set CPUID", fd.set_cpuid2(&filtered))?;
         if backend == Backend::Hardware {
             enable_xsave(&fd, &supported)?;
+            share_tsc(&fd)?;
         }
         let mut sregs = ioctl("tell its special registers", fd.get_sregs())?;
         let at = |offset: u64| window.0 + offset;
@@ -181,12 +185,6 @@ impl Vcpu {
         Ok(())
     }
 
-    /// The debug registers DR0 to DR3, DR6, DR7.
-    pub fn debug_registers(&self) -> Result<([u64; 4], u64, u64), KvmError> {
-        let d = ioctl("tell its debug registers", self.fd.get_debug_regs())?;
-        Ok((d.db, d.dr6, d.dr7))
-    }
-
     /// The special registers, for a dump.
     pub fn special_registers(&self) -> kvm_sregs {
         self.fd.sync_regs().sregs
@@ -215,4 +213,26 @@ fn enable_xsave(fd: &VcpuFd, cpuid: &CpuId) -> Result<(), KvmError> {
     let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
     xcrs.xcrs[0].value = offered & XCR0_WANTED;
     ioctl("set XCR0", fd.set_xcrs(&xcrs))
+}
+
+/// Gives the guest the host's time-stamp counter: a new vcpu's begins at 0, and the domain's clock is reckoned from ours.
+fn share_tsc(fd: &VcpuFd) -> Result<(), KvmError> {
+    let offset = 0u64;
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: (&raw const offset).addr() as u64,
+        flags: 0,
+    };
+    // SAFETY:
+    // - The descriptor is this vcpu's and open.
+    // - The argument points to a struct kvm_device_attr, whose `addr` points to the u64 that the attribute is; KVM only reads both.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) };
+    if result < 0 {
+        return Err(KvmError::Ioctl {
+            what: "share its time-stamp counter",
+            source: kvm_ioctls::Error::last(),
+        });
+    }
+    Ok(())
 }

@@ -16,8 +16,12 @@ const VECTOR_PAGE_FAULT: u64 = 14;
 const VECTOR_INT80: u64 = 0x80;
 /// The vector that the VMM injects (hardware backend).
 const VECTOR_EVENT: u64 = 0xf0;
+const VECTOR_DEBUG: u64 = 1;
 /// NMI, #DF, #MC: they may come while the stack pointer is the guest's.
 const VECTORS_FATAL: [u64; 3] = [2, 8, 18];
+const IST_FATAL: u64 = 1;
+/// #DB has a stack of its own: a step over `mov %ss` may be due at LSTAR's first instruction, with the user's stack pointer.
+const IST_DEBUG: u64 = 2;
 
 /// A gate: handler, code selector, IST index, DPL.
 fn gate(handler: u64, selector: u64, ist: u64, dpl: u64) -> [u64; 2] {
@@ -81,9 +85,10 @@ fn write_gdt(memory: &GuestMemory, gdt: Gpa, tss_va: u64) -> Result<(), MemoryEr
     memory.write_u64(gdt.offset(XEN + 0x48), tss_va >> 32)
 }
 
-fn write_tss(memory: &GuestMemory, tss: Gpa, rsp0: u64, ist1: u64) -> Result<(), MemoryError> {
+fn write_tss(memory: &GuestMemory, tss: Gpa, rsp0: u64, ist1: u64, ist2: u64) -> Result<(), MemoryError> {
     memory.write(tss.offset(4), &rsp0.to_le_bytes())?;
     memory.write(tss.offset(0x24), &ist1.to_le_bytes())?;
+    memory.write(tss.offset(0x2c), &ist2.to_le_bytes())?;
     memory.write(tss.offset(0x66), &0x68u16.to_le_bytes()) // no I/O bitmap
 }
 
@@ -123,7 +128,7 @@ fn write_pvm(memory: &GuestMemory, layout: &Layout, vcpu: u32) -> Result<(), Mem
         va + symbols.page_fault_entry,
         va + symbols.trap_top,
     )?;
-    write_tss(memory, gpa.offset(window::TSS), va + symbols.stack0_top, va + symbols.ist_top)
+    write_tss(memory, gpa.offset(window::TSS), va + symbols.stack0_top, va + symbols.ist_top, 0)
 }
 
 fn write_hardware(memory: &GuestMemory, layout: &Layout, vcpu: u32) -> Result<(), MemoryError> {
@@ -132,7 +137,11 @@ fn write_hardware(memory: &GuestMemory, layout: &Layout, vcpu: u32) -> Result<()
     let idt = gpa.offset(window::IDT);
     for index in 0..VECTORS {
         let vector = vector_of(index);
-        let ist = u64::from(VECTORS_FATAL.contains(&vector));
+        let ist = match vector {
+            VECTOR_DEBUG => IST_DEBUG,
+            _ if VECTORS_FATAL.contains(&vector) => IST_FATAL,
+            _ => 0,
+        };
         write_gate(
             memory,
             idt,
@@ -141,7 +150,13 @@ fn write_hardware(memory: &GuestMemory, layout: &Layout, vcpu: u32) -> Result<()
         )?;
     }
     write_gate(memory, idt, VECTOR_EVENT, gate(va + symbols.irq_entry, SEL_SHIM_CS, 0, 0))?;
-    write_tss(memory, gpa.offset(window::TSS), va + symbols.trap_top, va + symbols.fatal_top)
+    write_tss(
+        memory,
+        gpa.offset(window::TSS),
+        va + symbols.trap_top,
+        va + symbols.fatal_top,
+        va + symbols.ist_top,
+    )
 }
 
 /// Fills a vcpu's window: code, descriptor tables, entry frames.

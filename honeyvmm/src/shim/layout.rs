@@ -29,6 +29,9 @@ const M2P_ALIGN: u64 = 2 << 20;
 /// Tables of the physmap: one page maps 1 GiB in pages of 2 MiB.
 const PHYSMAP_TABLES_MAX: u64 = 256;
 
+/// Where in the trampoline page the fast way to the user changes views (PVM).
+pub const TRAMPOLINE_EXIT: u64 = 0x40;
+
 /// Offsets in a window; `shim/area.h` has the same.
 pub mod window {
     /// The LSTAR page.
@@ -78,6 +81,7 @@ pub struct Symbols {
     pub window_begin: u64,
     pub window_end: u64,
     pub gate_exit: u64,
+    pub gate_exit_fast: u64,
     pub gate_call: u64,
     pub gate_page_fault: u64,
     pub gate_user: u64,

@@ -8,6 +8,7 @@ mod views;
 pub use area::{Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, COUNT_NAMES, Field, Register, TrapInfo};
 pub use descriptors::{TR_ACCESS_BUSY, sanitized_descriptor};
 pub use layout::{
-    Backend, GRANT_FRAMES, Layout, M2P_VA, SHIM_GPA, SHIM_VA, Symbols, VCPUS_MAX, image, symbols, window,
+    Backend, GRANT_FRAMES, Layout, M2P_VA, SHIM_GPA, SHIM_VA, Symbols, TRAMPOLINE_EXIT, VCPUS_MAX, image,
+    symbols, window,
 };
 pub use views::{install_slots, populate};

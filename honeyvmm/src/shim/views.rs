@@ -1,13 +1,13 @@
 //! What of the shim's memory is mapped where: the kernel's view and the user's.
 //!
-//! PVM: the shim's code runs in ring 3, so the kernel's view gives it the U bit. In the user's view ring 3 has one page of int3 and
-//! nothing else; the descriptor tables, the gate and the CPL 0 stack are there without the U bit.
+//! PVM: the shim's code runs in ring 3, so the kernel's view gives it the U bit. In the user's view ring 3 has one page of int3, with the
+//! three instructions of the fast way out in it, and nothing else; the descriptor tables, the gate and the CPL 0 stack are there without the U bit.
 //! Hardware: the shim runs in ring 0; one view serves both, without the U bit; the physmap and the machine-to-phys table are in
 //! the kernel's L4 only.
 
 use super::area::{Area, Field};
 use super::descriptors::write_window;
-use super::layout::{Backend, L4_SLOT_FIRST, L4_SLOTS, Layout, window};
+use super::layout::{Backend, L4_SLOT_FIRST, L4_SLOTS, Layout, TRAMPOLINE_EXIT, window};
 use crate::memory::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE};
 
 const PRESENT: u64 = 1;
@@ -19,6 +19,8 @@ const HUGE: u64 = 0x80;
 const NO_EXECUTE: u64 = 1 << 63;
 const TABLE: u64 = PRESENT | WRITE | USER | TOUCHED;
 const INT3: u8 = 0xcc;
+/// What the user's view has where the kernel's divides by zero: `mov %r11, %rax; mov $0x246, %r11d; jmp *%rcx`.
+const EXIT_OF_USER: [u8; 11] = [0x4c, 0x89, 0xd8, 0x41, 0xbb, 0x46, 0x02, 0x00, 0x00, 0xff, 0xe1];
 /// The machine-to-phys table is mapped in pages of 2 MiB, through one L2 table: 1 GiB of it, enough for 512 GiB of RAM.
 const M2P_PAGE: u64 = 2 << 20;
 const KERNEL_VIEW: u64 = 0;
@@ -33,6 +35,8 @@ fn kernel_flags(backend: Backend, offset: u64) -> Option<u64> {
     let flags = match offset {
         window::TRAMPOLINE | window::CODE..window::CODE_END => ring3,
         window::GATE_CODE => 0,
+        // The shim on PVM chooses between two ways out by the gate of #DE.
+        window::IDT if backend == Backend::Pvm => USER | WRITE | NO_EXECUTE,
         window::IDT => NO_EXECUTE,
         window::TSS | window::GDT..window::CODE => WRITE | NO_EXECUTE,
         window::GATE | window::STACK0 | window::AREA..window::STACKS_END | window::SHARED_INFO => {
@@ -169,6 +173,7 @@ pub fn install_slots(
 /// Fills the shim's memory: windows, tables of both views, physmap, machine-to-phys table, and each area's constants.
 pub fn populate(memory: &GuestMemory, layout: &Layout, backend: Backend) -> Result<Vec<Area>, MemoryError> {
     memory.fill(layout.user_trampoline(), INT3, PAGE_SIZE)?;
+    memory.write(layout.user_trampoline().offset(TRAMPOLINE_EXIT), &EXIT_OF_USER)?;
     for view in [KERNEL_VIEW, USER_VIEW] {
         write_entry(memory, layout.l3(view), 0, layout.l2(view), TABLE)?;
     }
