@@ -28,8 +28,12 @@ pub fn at_end(work: impl FnOnce() + Send + 'static) -> Cleanup {
 impl Drop for Cleanup {
     fn drop(&mut self) {
         let work = pending().remove(&self.number);
-        if let Some(work) = work {
-            work();
+        match work {
+            Some(work) => work(),
+            // The thread of the signals has taken it, and ends the process when all is done: not before, by us.
+            None => loop {
+                std::thread::park();
+            },
         }
     }
 }

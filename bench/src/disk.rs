@@ -40,12 +40,14 @@ pub fn run() -> anyhow::Result<Vec<Row>> {
         warm(&image)?;
         let domain = honeynet.create(&format!("disk{round}"), &decoy_domain(&decoy, WORD, &[&image]))?;
         listen(&domain.lines, &mut ours).context("in our guest")?;
+        eprintln!("bench: our guest took {:.1} s in all", domain.started.elapsed().as_secs_f64());
         drop(domain);
         warm(&image)?;
         let mut machine = decoy.in_qemu(&network, WORD);
         machine.disks.push((image.clone(), Access::Read));
         let qemu = Qemu::start(&machine)?;
         listen(&qemu.lines, &mut theirs).context("in the peer's guest")?;
+        eprintln!("bench: the peer's guest took {:.1} s in all", qemu.started.elapsed().as_secs_f64());
     }
     rows(&ours, &theirs)
 }

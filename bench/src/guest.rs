@@ -17,7 +17,7 @@ use crate::sample::{self, Samples};
 use crate::table::{Must, QEMU, Row};
 
 /// Runs of each side, by turns.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// How long a guest may take for all its measurements; the peer needs half a minute for SHA-256 alone.
 const GUEST_LIMIT: Duration = Duration::from_secs(240);
 const HOST_LIMIT: Duration = Duration::from_secs(60);
