@@ -4,8 +4,11 @@ PACKAGES_BUILD := gcc binutils make pkg-config libpcap-dev
 PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdump iputils-ping curl chromium chromium-driver nmap sshpass openssh-client qemu-system-x86
 
 PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
+# The peer, what compiles the bench's guest, and the clients.
+PACKAGES_BENCH := qemu-system-x86 libc6-dev iperf3 iputils-ping
+BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk
 
-.PHONY: up down test packages-build packages-test packages-run lint
+.PHONY: up down test packages-build packages-test packages-run packages-bench lint $(BENCHES_GUEST)
 
 packages-build:
 	@scripts/packages $(PACKAGES_BUILD)
@@ -15,6 +18,9 @@ packages-test: packages-build
 
 packages-run: packages-build
 	@scripts/packages $(PACKAGES_RUN)
+
+packages-bench: packages-run
+	@scripts/packages $(PACKAGES_BENCH)
 
 # Builds, then brings the decoys of honeynet.toml up; target/release/honeynet is the program.
 up: packages-run
@@ -26,6 +32,11 @@ down:
 
 test: packages-test
 	cargo test --workspace
+
+# Ours and QEMU's TCG by turns: prints a table, writes target/bench/NAME.json.
+$(BENCHES_GUEST): bench-%: packages-bench
+	cargo build --release -p honeynet -p bench
+	target/release/bench $*
 
 lint: packages-build
 	cargo fmt --all --check

@@ -80,11 +80,19 @@ pub enum InitramfsError {
 /// # Errors
 /// busybox (Debian's busybox-static) or a module is not there.
 pub fn for_decoys(busybox: &Path, modules_dir: &Path) -> Result<Vec<u8>, InitramfsError> {
+    for_disk(busybox, modules_dir, &MODULES)
+}
+
+/// The same for a machine that needs other modules, loaded in this order; paths under `modules_dir`/kernel.
+///
+/// # Errors
+/// busybox or a module is not there.
+pub fn for_disk(busybox: &Path, modules_dir: &Path, modules: &[&str]) -> Result<Vec<u8>, InitramfsError> {
     let mut archive = Archive::default();
     archive.folders(&["bin", "dev", "proc", "root"])?;
     archive.entry("bin/busybox", PROGRAM_MODE, &read(busybox)?, (0, 0))?;
     archive.entry("init", PROGRAM_MODE, INIT.as_bytes(), (0, 0))?;
-    archive.modules(modules_dir, &MODULES)?;
+    archive.modules(modules_dir, modules)?;
     archive.finish()
 }
 

@@ -1,0 +1,59 @@
+/* SHA-256 (FIPS 180-4), plain C: what is measured is the processor in guest user space, so it uses no instruction for hashes. */
+#ifndef SHA256_H
+#define SHA256_H
+
+#include <stdint.h>
+#include <string.h>
+
+static const uint32_t sha256_k[64] = {
+	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+	0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+	0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+	0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+	0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+	0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+};
+
+static inline uint32_t sha256_rotr(uint32_t x, int n) { return x >> n | x << (32 - n); }
+
+static void sha256_block(uint32_t state[8], const unsigned char *p)
+{
+	uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3];
+	uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+	for (int i = 0; i < 16; i++, p += 4)
+		w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+	for (int i = 16; i < 64; i++) {
+		uint32_t x = w[i - 15], y = w[i - 2];
+		w[i] = w[i - 16] + (sha256_rotr(x, 7) ^ sha256_rotr(x, 18) ^ x >> 3)
+			+ w[i - 7] + (sha256_rotr(y, 17) ^ sha256_rotr(y, 19) ^ y >> 10);
+	}
+	for (int i = 0; i < 64; i++) {
+		uint32_t t1 = h + (sha256_rotr(e, 6) ^ sha256_rotr(e, 11) ^ sha256_rotr(e, 25))
+			+ ((e & f) ^ (~e & g)) + sha256_k[i] + w[i];
+		uint32_t t2 = (sha256_rotr(a, 2) ^ sha256_rotr(a, 13) ^ sha256_rotr(a, 22))
+			+ ((a & b) ^ (a & c) ^ (b & c));
+		h = g, g = f, f = e, e = d + t1;
+		d = c, c = b, b = a, a = t1 + t2;
+	}
+	state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+	state[4] += e, state[5] += f, state[6] += g, state[7] += h;
+}
+
+/* Digest of `chunk` taken `times` times; `bytes` is a multiple of 64. */
+static void sha256_repeated(const unsigned char *chunk, size_t bytes, int times, uint32_t digest[8])
+{
+	static const uint32_t start[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+	                                   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
+	unsigned char last[64] = { 0x80 };
+	uint64_t bits = (uint64_t)bytes * times * 8;
+	memcpy(digest, start, sizeof start);
+	for (int n = 0; n < times; n++)
+		for (size_t at = 0; at < bytes; at += 64)
+			sha256_block(digest, chunk + at);
+	for (int i = 0; i < 8; i++)
+		last[63 - i] = (unsigned char)(bits >> 8 * i);
+	sha256_block(digest, last);
+}
+#endif

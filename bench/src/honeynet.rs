@@ -1,0 +1,176 @@
+//! Ours: the product as its users start it, `target/release/honeynet`, with a state directory and a namespace of the bench's
+//! own. Taken down when dropped.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cleanup::{self, Cleanup};
+use crate::decoy::{Decoy, ip_word};
+use crate::lines::Lines;
+use crate::project;
+use crate::qemu::MEMORY_MIB;
+
+/// How long any command may take; a snapshot writes the domain's RAM and disks.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+/// How long `down` may take.
+const DOWN_LIMIT: Duration = Duration::from_secs(60);
+/// The gateway of the default network.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Where the decoy of a bench is.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+const MAC: &str = "00:16:3e:77:00:0a";
+/// What udev calls the first vif.
+const INTERFACE: &str = "enX0";
+/// The name that smaps gives to a domain's RAM.
+pub const RAM_MAPPING: &str = "/memfd:ram";
+
+/// A honeynet that is up and has no domain yet.
+pub struct Honeynet {
+    // First, so that the honeynet is down before anything else of it goes.
+    _down: Cleanup,
+    folder: PathBuf,
+    /// Name of its network namespace.
+    pub namespace: String,
+}
+
+/// A running domain; destroyed when dropped.
+pub struct Domain<'a> {
+    honeynet: &'a Honeynet,
+    name: String,
+    /// When `honeynet create` was about to start.
+    pub started: Instant,
+    /// Its console.
+    pub lines: Lines,
+}
+
+impl Honeynet {
+    /// Starts the supervisor and its services.
+    pub fn start() -> anyhow::Result<Honeynet> {
+        let folder = tempfile::Builder::new().prefix("hn-bench-").tempdir()?;
+        let path = folder.path().to_owned();
+        let namespace = format!("hn-bench-{}", std::process::id());
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let text = format!(
+            "rules = {:?}\n[network]\nnamespace = \"{namespace}\"\n[dashboard]\nlisten = \"127.0.0.1:{port}\"\n",
+            project::root().join("rules")
+        );
+        std::fs::write(path.join("honeynet.toml"), text)?;
+        let down = cleanup::at_end(move || take_down(folder));
+        let honeynet = Honeynet { _down: down, folder: path, namespace };
+        honeynet.run(&["up"], COMMAND_LIMIT)?;
+        Ok(honeynet)
+    }
+
+    /// `honeynet create` with this domain file; its console is read from then on.
+    pub fn create(&self, name: &str, domain_file: &str) -> anyhow::Result<Domain<'_>> {
+        let file = format!("{name}.cfg");
+        std::fs::write(self.folder.join(&file), format!("name = \"{name}\"\n{domain_file}"))?;
+        let console = self.folder.join("state/domains").join(name).join("console.log");
+        let lines = Lines::of_file(console);
+        let started = Instant::now();
+        self.run(&["create", &file], COMMAND_LIMIT)?;
+        Ok(Domain { honeynet: self, name: name.to_owned(), started, lines })
+    }
+
+    fn run(&self, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {
+        command(&self.folder, arguments, limit)
+    }
+}
+
+impl Domain<'_> {
+    /// Runs `honeynet WORD NAME`.
+    pub fn tell(&self, word: &str) -> anyhow::Result<String> {
+        self.honeynet.run(&[word, &self.name], COMMAND_LIMIT)
+    }
+
+    /// The process that runs it.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        let rows = self.honeynet.run(&["list", &self.name, "--json"], COMMAND_LIMIT)?;
+        let rows: Value = serde_json::from_str(&rows)?;
+        let pid = rows[0]["pid"].as_u64().with_context(|| format!("list names no pid: {rows}"))?;
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// Takes a snapshot; answers how long the domain stood still, from the events that say so.
+    pub fn snapshot_pause_s(&self) -> anyhow::Result<f64> {
+        self.tell("snapshot")?;
+        let paused = self.last_event("domain.paused")?;
+        let unpaused = self.last_event("domain.unpaused")?;
+        Ok(unpaused.duration_since(paused).as_secs_f64())
+    }
+
+    /// The newest event of this kind; a bench has one domain at a time.
+    fn last_event(&self, id: &str) -> anyhow::Result<Timestamp> {
+        let arguments = ["events", "--json", "--number", "1", "--id", id];
+        // The sink stores an event some milliseconds after it was sent.
+        std::thread::sleep(Duration::from_millis(500));
+        let line = self.honeynet.run(&arguments, COMMAND_LIMIT)?;
+        let event: Value = serde_json::from_str(&line).with_context(|| format!("no event {id}: {line:?}"))?;
+        let timestamp = event["timestamp"].as_str().context("an event has a timestamp")?;
+        Ok(timestamp.parse()?)
+    }
+}
+
+impl Drop for Domain<'_> {
+    fn drop(&mut self) {
+        // One that has powered off is gone already; whatever is left goes with the honeynet.
+        let _ = self.tell("destroy");
+    }
+}
+
+/// A domain whose init is one static program.
+pub fn init_domain(kernel: &Path, initramfs: &Path, cmdline: &str) -> String {
+    format!(
+        "memory = {MEMORY_MIB}\nkernel = {kernel:?}\nramdisk = {initramfs:?}\nextra = \"console=hvc0 {cmdline}\"\n\
+         on_crash = \"destroy\"\n"
+    )
+}
+
+/// A domain as `honeynet up` makes it from a recipe; `more` goes to the kernel's command line, `disks` are images behind the
+/// first one, with a copy-on-write layer as that has.
+pub fn decoy_domain(decoy: &Decoy, more: &str, disks: &[&Path]) -> String {
+    let images = std::iter::once(decoy.image.path.as_path()).chain(disks.iter().copied());
+    let disks: Vec<String> = images
+        .zip(["xvda", "xvdb", "xvdc"])
+        .map(|(path, vdev)| format!("\"{},raw,{vdev},w\"", path.display()))
+        .collect();
+    format!(
+        "memory = {MEMORY_MIB}\nkernel = {:?}\nramdisk = {:?}\nroot = \"/dev/xvda rw\"\n\
+         extra = \"console=hvc0 quiet {} {more}\"\nvif = [ \"mac={MAC},ip={ADDRESS}\" ]\ndisk = [ {} ]\n\
+         on_crash = \"destroy\"\nhn_layer = 1\nhn_address = \"{ADDRESS}\"\n",
+        decoy.kernel.vmlinux,
+        decoy.image.initramfs,
+        ip_word(ADDRESS, GATEWAY, INTERFACE),
+        disks.join(", "),
+    )
+}
+
+fn command(folder: &Path, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {
+    let program = project::root().join("target/release/honeynet");
+    let (state, file) = (folder.join("state"), folder.join("honeynet.toml"));
+    let (state, file) = (state.to_string_lossy(), file.to_string_lossy());
+    // The domain file's path is the only argument that is a path, and it lies in the honeynet's folder.
+    let arguments: Vec<String> = arguments
+        .iter()
+        .map(|argument| match argument.ends_with(".cfg") {
+            true => folder.join(argument).to_string_lossy().into_owned(),
+            false => (*argument).to_owned(),
+        })
+        .collect();
+    let mut all = vec!["--state", &state, "--file", &file];
+    all.extend(arguments.iter().map(String::as_str));
+    project::output_of(&program, &all, limit)
+}
+
+/// Also when a bench was interrupted. The folder goes only after `down`, which needs it.
+fn take_down(folder: TempDir) {
+    if let Err(error) = command(folder.path(), &["down"], DOWN_LIMIT) {
+        eprintln!("bench: {error:#}");
+    }
+}
