@@ -5,7 +5,7 @@
 //! standard, are read by systemd's own network generator.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 
 /// Raised whenever the builder makes other images of the same recipe.
-const BUILDER_VERSION: &str = "1";
+const BUILDER_VERSION: &str = "2";
 /// What every decoy has. `libnss-myhostname` resolves `_gateway`, where the log goes.
 const BASE_PACKAGES: &[&str] = &[
     "systemd-sysv",
@@ -121,7 +121,20 @@ pub fn build(
     }
     let path = folder.join("disk.img");
     let bytes = fs::metadata(&path).map_err(at(&path))?.len();
-    Ok(Image { path, initramfs: folder.join("initramfs"), id, bytes })
+    let initramfs = store_initramfs(&images, kernel)?;
+    Ok(Image { path, initramfs, id, bytes })
+}
+
+/// The initramfs goes with the kernel, not with the tree: under a name of its own, so that another one needs no new image.
+fn store_initramfs(images: &Path, kernel: &Kernel) -> Result<PathBuf, ImageError> {
+    let archive = initramfs::for_decoys(Path::new("/bin/busybox"), &kernel.modules_dir)?;
+    let path = images.join(format!("initramfs-{}", &blake3::hash(&archive).to_hex()[..32]));
+    if !path.is_file() {
+        let mut fresh = tempfile::NamedTempFile::new_in(images).map_err(at(images))?;
+        fresh.write_all(&archive).map_err(at(images))?;
+        fresh.persist(&path).map_err(|error| at(&path)(error.error))?;
+    }
+    Ok(path)
 }
 
 /// Recipe, files that it names, kernel, versions that apt offers now, and the builder itself.
@@ -143,6 +156,16 @@ fn id(recipe: &Recipe, recipe_dir: &Path, kernel: &Kernel) -> Result<String, Ima
 
 fn packages(recipe: &Recipe) -> impl Iterator<Item = &str> {
     BASE_PACKAGES.iter().copied().chain(recipe.packages.iter().map(String::as_str))
+}
+
+/// The machine's own kernel and modules, where an administrator, or an intruder with a module of his own, looks for them. The domain
+/// is not started from these.
+fn add_kernel(kernel: &Kernel, tree: &Path) -> Result<(), CommandError> {
+    let modules = tree.join("usr/lib/modules");
+    run(Command::new("mkdir").arg("-p").arg(&modules))?;
+    run(Command::new("cp").arg("-a").arg(&kernel.modules_dir).arg(&modules))?;
+    run(Command::new("cp").arg("-a").args([&kernel.vmlinuz, &kernel.config]).arg(tree.join("boot")))?;
+    Ok(())
 }
 
 fn make(
@@ -169,6 +192,8 @@ fn make(
         .arg(&tree)
         .env("HONEYNET_OVERLAY", &overlay))
     .map_err(of(recipe))?;
+    progress.percent(70);
+    add_kernel(kernel, &tree).map_err(of(recipe))?;
     progress.percent(80);
     progress.step("disk image");
     let disk = out.join("disk.img");
@@ -178,8 +203,6 @@ fn make(
         .arg(&disk)
         .arg(format!("{}M", recipe.image_mib)))
     .map_err(of(recipe))?;
-    let archive = initramfs::for_decoys(Path::new("/bin/busybox"), &kernel.modules_dir)?;
-    fs::write(out.join("initramfs"), archive).map_err(at(&out))?;
     progress.percent(100);
     Ok(())
 }

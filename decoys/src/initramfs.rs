@@ -19,7 +19,13 @@ const INIT: &str = r#"#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox mount -t proc proc /proc
-for module in /modules/*.ko; do /bin/busybox insmod "$module"; done
+for module in /modules/*.ko; do
+    case "$module" in
+        # 1 MiB in one request; the default is 128 KiB.
+        *xen-blkfront*) /bin/busybox insmod "$module" max_indirect_segments=256 ;;
+        *) /bin/busybox insmod "$module" ;;
+    esac
+done
 root=/dev/xvda mode=ro
 for word in $(/bin/busybox cat /proc/cmdline); do
     case "$word" in
@@ -48,7 +54,12 @@ export PATH=/bin
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-for module in /modules/*.ko; do insmod "$module"; done
+for module in /modules/*.ko; do
+    case "$module" in
+        *xen-blkfront*) insmod "$module" max_indirect_segments=256 ;;
+        *) insmod "$module" ;;
+    esac
+done
 echo shell
 exec setsid sh -c 'exec sh </dev/hvc0 >/dev/hvc0 2>&1'
 "#;
