@@ -151,6 +151,11 @@ fn a_killed_domain_is_an_event_and_no_other_notices() {
     kill(pid(&honeynet, "victim"));
     row_when(&honeynet, "victim", |row| row.is_none());
     assert!(told(&honeynet, "domain.crashed", "its process was killed by signal 9"));
+    let begun = Instant::now();
+    while honeynet.run(&["events", "--domain", "victim", "--id", "domain.crashed"]).good().stdout.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no event of the victim");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert_eq!(other.run("echo here"), "here");
     // Its name, its port and its memory group are free again.
     let mut again = Guest::create(&honeynet, "victim", "vif=['']");

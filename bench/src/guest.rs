@@ -53,7 +53,7 @@ impl StaticInit {
 
     /// The kernel's command line on both sides; what follows `--` is for the program.
     pub fn cmdline(what: &str) -> String {
-        format!("quiet panic=-1 -- {what}")
+        format!("quiet noreplace-smp panic=-1 -- {what}")
     }
 
     /// The machine of the peer that runs it.

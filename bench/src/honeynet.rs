@@ -142,7 +142,7 @@ pub fn decoy_domain(decoy: &Decoy, more: &str, disks: &[&Path]) -> String {
         .collect();
     format!(
         "memory = {MEMORY_MIB}\nkernel = {:?}\nramdisk = {:?}\nroot = \"/dev/xvda rw\"\n\
-         extra = \"console=hvc0 quiet {} {more}\"\nvif = [ \"mac={MAC},ip={ADDRESS}\" ]\ndisk = [ {} ]\n\
+         extra = \"console=hvc0 quiet noreplace-smp {} {more}\"\nvif = [ \"mac={MAC},ip={ADDRESS}\" ]\ndisk = [ {} ]\n\
          on_crash = \"destroy\"\nhn_layer = 1\nhn_address = \"{ADDRESS}\"\n",
         decoy.kernel.vmlinux,
         decoy.image.initramfs,

@@ -2,7 +2,7 @@
 
 import { failed, get, notice } from "./api.js";
 import { el, foreign, replace } from "./dom.js";
-import { attribute, severity, time } from "./format.js";
+import { attribute, detailsOf, severity, time } from "./format.js";
 
 function fact(name, value) {
   return value === null ? [] : [el("dt", {}, name), el("dd", {}, value)];
@@ -54,7 +54,7 @@ export class Details {
     row.setAttribute("aria-selected", "true");
     this.box.hidden = false;
     document.body.classList.add("with-details");
-    const body = event[event.event_type];
+    const body = detailsOf(event);
     const journal = el("dd", { class: "faint" }, "…");
     const text = JSON.stringify(event, null, 2);
     const copy = el("button", { type: "button", onclick: () => this.copy(text) }, "Copy JSON");

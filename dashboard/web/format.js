@@ -4,6 +4,11 @@ import { el, svg } from "./dom.js";
 
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 
+// The object that holds an event's details: named after its type, but for `domain`, which is the name of a domain.
+export function detailsOf(event) {
+  return event[event.event_type === "domain" ? "domain_event" : event.event_type];
+}
+
 export function ago(ms) {
   if (ms < 2 * SECOND) return "now";
   if (ms < MINUTE) return `${Math.floor(ms / SECOND)} s ago`;

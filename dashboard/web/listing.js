@@ -3,7 +3,7 @@
 import { failed, get, queryOf } from "./api.js";
 import { Details } from "./details.js";
 import { el, replace } from "./dom.js";
-import { keepTimesFresh } from "./format.js";
+import { detailsOf, keepTimesFresh } from "./format.js";
 import { Stream } from "./stream.js";
 
 // Rows that the page holds; the oldest go when new ones come.
@@ -142,7 +142,7 @@ export class Listing {
   }
 
   row(event) {
-    const cells = this.columns.map(([name, make, kind]) => el("td", { class: kind, "data-name": name }, make(event, event[event.event_type] ?? {})));
+    const cells = this.columns.map(([name, make, kind]) => el("td", { class: kind, "data-name": name }, make(event, detailsOf(event) ?? {})));
     const row = el("tr", { tabindex: "-1", "aria-selected": "false", "data-id": event.id, class: `is-${event.severity}` }, cells);
     row.addEventListener("click", () => {
       if (getSelection().isCollapsed) this.details.show(event, row);

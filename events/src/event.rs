@@ -116,7 +116,7 @@ impl Event {
                 out.insert("community_id".into(), json!(id));
             }
         }
-        out.insert(self.id.event_type().into(), Value::Object(self.body.clone()));
+        out.insert(self.id.details_key().into(), Value::Object(self.body.clone()));
         Value::Object(out)
     }
 }
@@ -135,5 +135,12 @@ mod tests {
         assert_eq!(json["event_id"], "alert.rule");
         assert_eq!(json["alert"]["signature"], "x");
         assert_eq!(json["seq"], 7);
+    }
+
+    #[test]
+    fn an_event_of_a_domains_life_keeps_the_domains_name() {
+        let event = Event::new(EventId::DomainCrashed, Timestamp::UNIX_EPOCH).domain("web", Some(3));
+        let json = event.with("reason", "x").to_json("supervisor", 1);
+        assert_eq!((&json["domain"], &json["domain_event"]["reason"]), (&json!("web"), &json!("x")));
     }
 }

@@ -83,14 +83,28 @@ event_ids! {
 }
 
 impl EventId {
-    /// The `event_type`: what stands before the first dot, also the name of the object that holds the details.
+    /// The `event_type`: what stands before the first dot.
     pub fn event_type(self) -> &'static str {
         let id = self.as_str();
         id.split_once('.').map_or(id, |(kind, _)| kind)
     }
 
+    /// The name of the object that holds the details.
+    pub fn details_key(self) -> &'static str {
+        details_key(self.event_type())
+    }
+
     /// The id with this wire form, if there is one.
     pub fn parse(text: &str) -> Option<EventId> {
         EventId::ALL.iter().copied().find(|id| id.as_str() == text)
+    }
+}
+
+/// The name of the object that holds the details of events of this type: the type's own, but for `domain`, which is the name of the
+/// domain that an event is about.
+pub fn details_key(event_type: &str) -> &str {
+    match event_type {
+        "domain" => "domain_event",
+        other => other,
     }
 }

@@ -13,5 +13,5 @@ pub mod wire;
 
 pub use emitter::Emitter;
 pub use event::{Event, FlowTuple};
-pub use id::{EventId, Severity};
+pub use id::{EventId, Severity, details_key};
 pub use stored::{ReadError, StoredEvent};

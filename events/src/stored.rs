@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::Severity;
+use crate::{Severity, details_key};
 
 /// An event's JSON that cannot be one.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl StoredEvent {
     pub fn from_value(value: Value) -> Result<StoredEvent, ReadError> {
         let Value::Object(mut map) = value else { return Err(ReadError::NotAnObject) };
         let event_type: String = take(&mut map, "event_type").ok_or(ReadError::Missing("event_type"))?;
-        let body = match map.remove(&event_type) {
+        let body = match map.remove(details_key(&event_type)) {
             Some(Value::Object(body)) => body,
             _ => Map::new(),
         };

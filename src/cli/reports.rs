@@ -120,7 +120,7 @@ fn show(out: &Printer, row: &logsink::Row) -> Result<(), Failure> {
     }
     let text = |key: &str| json[key].as_str().unwrap_or("-").to_owned();
     let kind = text("event_type");
-    let details = json[kind.as_str()].to_string();
+    let details = json[events::details_key(&kind)].to_string();
     // JSON escapes control characters, so an intruder's bytes do not reach the terminal as such; names are escaped too.
     let line = format!("{} {:<20} {:<16} {details}", text("timestamp"), text("event_id"), text("domain"));
     print(&format!("{}\n", line.replace(|c: char| c.is_control(), "?")))

@@ -34,7 +34,7 @@ impl Announcer {
     pub fn event(&self, event: Event) {
         let json = event.to_json("supervisor", 0);
         let about = event.domain.as_deref().unwrap_or("-");
-        let details = json.get(event.id.event_type()).map(ToString::to_string).unwrap_or_default();
+        let details = json.get(event.id.details_key()).map(ToString::to_string).unwrap_or_default();
         self.line(&format!("{} {about} {details}", event.id.as_str()));
         self.emitter.emit(event);
     }
