@@ -5,13 +5,19 @@ PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdum
 
 PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
 
-.PHONY: up down test packages-build packages-test packages-run lint
+# libFuzzer is C++.
+PACKAGES_FUZZ  := g++
+
+.PHONY: up down test fuzz packages-build packages-test packages-run packages-fuzz lint
 
 packages-build:
 	@scripts/packages $(PACKAGES_BUILD)
 
 packages-test: packages-build
 	@scripts/packages $(PACKAGES_TEST)
+
+packages-fuzz: packages-build
+	@scripts/packages $(PACKAGES_FUZZ)
 
 packages-run: packages-build
 	@scripts/packages $(PACKAGES_RUN)
@@ -26,6 +32,11 @@ down:
 
 test: packages-test
 	cargo test --workspace
+
+# Runs every fuzz target for FUZZ_SECONDS; `make test` has no time for that.
+FUZZ_SECONDS ?= 60
+fuzz: packages-fuzz
+	scripts/fuzz $(FUZZ_SECONDS)
 
 lint: packages-build
 	cargo fmt --all --check
