@@ -8,13 +8,19 @@ PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
 PACKAGES_BENCH := qemu-system-x86 libc6-dev iperf3 iputils-ping
 BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk
 
-.PHONY: up down test packages-build packages-test packages-run packages-bench lint $(BENCHES_GUEST)
+# libFuzzer is C++.
+PACKAGES_FUZZ  := g++
+
+.PHONY: up down test fuzz packages-build packages-test packages-run packages-bench packages-fuzz lint $(BENCHES_GUEST)
 
 packages-build:
 	@scripts/packages $(PACKAGES_BUILD)
 
 packages-test: packages-build
 	@scripts/packages $(PACKAGES_TEST)
+
+packages-fuzz: packages-build
+	@scripts/packages $(PACKAGES_FUZZ)
 
 packages-run: packages-build
 	@scripts/packages $(PACKAGES_RUN)
@@ -37,6 +43,11 @@ test: packages-test
 $(BENCHES_GUEST): bench-%: packages-bench
 	cargo build --release -p honeynet -p bench
 	target/release/bench $*
+
+# Runs every fuzz target for FUZZ_SECONDS; `make test` has no time for that.
+FUZZ_SECONDS ?= 60
+fuzz: packages-fuzz
+	scripts/fuzz $(FUZZ_SECONDS)
 
 lint: packages-build
 	cargo fmt --all --check

@@ -1,12 +1,12 @@
 //! ARCHITECTURE.md's invariants, as far as a machine can look: dependency directions, who names KVM, who writes the database,
-//! how long files are.
+//! how long files are, which fuzz targets are built.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -142,4 +142,21 @@ fn no_file_is_a_drawer() {
     let found: Vec<PathBuf> =
         sources().into_iter().filter(|path| drawers.iter().any(|drawer| path.ends_with(drawer))).collect();
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn every_fuzz_target_is_built() {
+    let fuzz = root().join("fuzz");
+    let manifest: toml::Table = read(&fuzz.join("Cargo.toml")).parse().unwrap();
+    let bins = manifest["bin"].as_array().unwrap();
+    let named: BTreeSet<PathBuf> = bins.iter().map(|bin| fuzz.join(bin["path"].as_str().unwrap())).collect();
+    let written: BTreeSet<PathBuf> = rust_files(&fuzz.join("fuzz_targets")).into_iter().collect();
+    assert_eq!(named, written);
+    // scripts/fuzz asks for a target by its file's name.
+    for bin in bins {
+        assert_eq!(
+            bin["path"].as_str().unwrap(),
+            format!("fuzz_targets/{}.rs", bin["name"].as_str().unwrap())
+        );
+    }
 }

@@ -29,6 +29,8 @@ struct Run {
 #[derive(Debug, Default)]
 pub struct BlockRuns {
     runs: Vec<Run>,
+    /// Where the last extent ends, written or not.
+    end: u64,
 }
 
 impl BlockRuns {
@@ -39,15 +41,22 @@ impl BlockRuns {
         (logical - run.logical < run.length).then(|| run.physical + (logical - run.logical))
     }
 
+    /// Extents must ascend, also those that were never written: otherwise six levels of nodes that all name one node below
+    /// them are billions of them.
+    fn advance(&mut self, logical: u64, length: u16) -> Result<(), Error> {
+        if length == 0 || logical < self.end {
+            return Err(Error::Corrupt { what: "order of extents at file block", value: logical });
+        }
+        self.end = logical + u64::from(length);
+        Ok(())
+    }
+
     fn push(&mut self, run: Run, blocks: u64) -> Result<(), Error> {
         let end = run.physical.checked_add(run.length).filter(|end| *end <= blocks);
         if end.is_none() {
             return Err(Error::Corrupt { what: "block of a file", value: run.physical });
         }
         if let Some(last) = self.runs.last_mut() {
-            if run.logical < last.logical + last.length {
-                return Err(Error::Corrupt { what: "order of extents at file block", value: run.logical });
-            }
             if run.logical == last.logical + last.length && run.physical == last.physical + last.length {
                 last.length += run.length;
                 return Ok(());
@@ -98,7 +107,9 @@ fn walk_extents<R: Read + Seek>(
         if depth == 0 {
             let length = u16_le(entry, 4);
             let physical = u64::from(u16_le(entry, 6)) << 32 | u64::from(u32_le(entry, 8));
-            if length != 0 && length <= WRITTEN_LENGTH_MAX {
+            let written = length <= WRITTEN_LENGTH_MAX;
+            runs.advance(logical, if written { length } else { length - WRITTEN_LENGTH_MAX })?;
+            if written {
                 runs.push(Run { logical, physical, length: length.into() }, blocks)?;
             }
             continue;
@@ -106,7 +117,7 @@ fn walk_extents<R: Read + Seek>(
         let child = u64::from(u16_le(entry, 8)) << 32 | u64::from(u32_le(entry, 4));
         let mut block = vec![0; filesystem.superblock().block_bytes() as usize];
         filesystem.read_block(child, &mut block)?;
-        // Runs must ascend, so a child named twice is refused unless it is empty.
+        // Extents must ascend, so a child named twice is refused unless it is empty.
         if u16_le(&block, 2) == 0 || u16_le(&block, 6) != depth - 1 {
             return Err(Error::Corrupt { what: "extent tree node", value: child });
         }
@@ -157,5 +168,52 @@ impl<R: Read + Seek> BlockMap<'_, R> {
             self.visit(u32_le(pointer, 0), level - 1)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    const BLOCK_BYTES: usize = 1024;
+
+    /// A node of which all entries are this one.
+    fn node(depth: u16, entry: [u8; ENTRY_BYTES], bytes: usize) -> Vec<u8> {
+        let entries = bytes / ENTRY_BYTES - 1;
+        let mut node = EXTENT_MAGIC.to_le_bytes().to_vec();
+        node.extend((entries as u16).to_le_bytes());
+        node.extend([0; 2]);
+        node.extend(depth.to_le_bytes());
+        node.resize(ENTRY_BYTES, 0);
+        node.extend(entry.repeat(entries));
+        node.resize(bytes, 0);
+        node
+    }
+
+    fn index(child: u8) -> [u8; ENTRY_BYTES] {
+        std::array::from_fn(|at| if at == 4 { child } else { 0 })
+    }
+
+    #[test]
+    fn a_tree_of_which_all_branches_are_one_is_refused() {
+        let mut disk = vec![0; 8 * BLOCK_BYTES];
+        let mut superblock =
+            |at: usize, field: &[u8]| disk[BLOCK_BYTES + at..][..field.len()].copy_from_slice(field);
+        superblock(0x4, &[8]);
+        superblock(0x28, &[8]);
+        superblock(0x38, &[0x53, 0xef]);
+        for depth in 1..5 {
+            let at = (7 - usize::from(depth)) * BLOCK_BYTES;
+            disk[at..at + BLOCK_BYTES].copy_from_slice(&node(depth, index(8 - depth as u8), BLOCK_BYTES));
+        }
+        // An extent that was never written: nothing is taken from it, but its place in the file counts.
+        let unwritten = std::array::from_fn(|at| if at == 4 || at == 5 { 0xff } else { 0 });
+        disk[7 * BLOCK_BYTES..].copy_from_slice(&node(0, unwritten, BLOCK_BYTES));
+        let mut filesystem = Filesystem::open(Cursor::new(disk), 0).unwrap();
+        let mut runs = BlockRuns::default();
+        let result = walk_extents(&mut filesystem, &node(5, index(3), 60), DEPTH_MAX, &mut runs);
+        assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
     }
 }

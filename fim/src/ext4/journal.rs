@@ -16,6 +16,9 @@ const SUPERBLOCK_BYTES: usize = 1024;
 const HEADER_BYTES: usize = 12;
 /// Blocks of a log: 4 GiB at 4 KiB, four times the largest that mke2fs makes.
 const LOG_BLOCKS_MAX: u32 = 1 << 20;
+/// Copies and revocations of a log: a copy takes a block, and a kernel revokes less than it writes; a log of revocations alone
+/// would hold a thousand a block.
+const RECORDS_MAX: usize = 2 * LOG_BLOCKS_MAX as usize;
 
 const DESCRIPTOR: u32 = 1;
 const COMMIT: u32 = 2;
@@ -186,6 +189,9 @@ fn committed_records<R: Read + Seek>(
             // Anything else is the rest of an older round: the log ends here.
             _ => break,
         }
+        if records.len() > RECORDS_MAX {
+            return Err(Error::Limit { what: "number of records of the journal", limit: RECORDS_MAX as u64 });
+        }
     }
     records.truncate(committed);
     Ok(records)
@@ -261,4 +267,59 @@ fn read_log_block<R: Read + Seek>(
     let block = runs.find(place.into());
     let block = block.ok_or(Error::Corrupt { what: "hole in the journal", value: place.into() })?;
     filesystem.read_block(block, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    const BLOCK_BYTES: usize = 65536;
+    const LOG_START: usize = 2;
+    const JOURNAL_INODE: u8 = 8;
+
+    fn put(disk: &mut [u8], at: usize, field: &[u8]) {
+        disk[at..at + field.len()].copy_from_slice(field);
+    }
+
+    /// A disk with nothing but a journal whose blocks all revoke as much as there is room for.
+    fn disk_of_revocations(log_blocks: usize) -> Vec<u8> {
+        let mut disk = vec![0; (LOG_START + log_blocks) * BLOCK_BYTES];
+        let superblock = 1024;
+        put(&mut disk, superblock, &[16]);
+        put(&mut disk, superblock + 0x4, &((LOG_START + log_blocks) as u32).to_le_bytes());
+        put(&mut disk, superblock + 0x18, &[6]);
+        put(&mut disk, superblock + 0x28, &[16]);
+        put(&mut disk, superblock + 0x38, &[0x53, 0xef]);
+        put(&mut disk, superblock + 0x5c, &[4]);
+        put(&mut disk, superblock + 0xe0, &[JOURNAL_INODE]);
+        // The group descriptor's block holds the inode table too, from its start on.
+        put(&mut disk, BLOCK_BYTES + 0x8, &[1]);
+        let inode = BLOCK_BYTES + usize::from(JOURNAL_INODE - 1) * 128;
+        put(&mut disk, inode + 1, &[0x80]);
+        put(&mut disk, inode + 0x22, &[8]);
+        put(&mut disk, inode + 0x28, &[0x0a, 0xf3, 1]);
+        put(&mut disk, inode + 0x28 + 16, &(log_blocks as u16).to_le_bytes());
+        put(&mut disk, inode + 0x28 + 20, &[LOG_START as u8]);
+        let head = [MAGIC, 4, 0, BLOCK_BYTES as u32, log_blocks as u32, 1, 1, 1];
+        put(&mut disk, LOG_START * BLOCK_BYTES, head.map(u32::to_be_bytes).as_flattened());
+        for block in LOG_START + 1..LOG_START + log_blocks {
+            let revoke = [MAGIC, REVOKE, 1, BLOCK_BYTES as u32];
+            put(&mut disk, block * BLOCK_BYTES, revoke.map(u32::to_be_bytes).as_flattened());
+        }
+        disk
+    }
+
+    #[test]
+    fn a_log_of_revocations_alone_is_refused() {
+        let result = Filesystem::open(Cursor::new(disk_of_revocations(200)), 0);
+        assert!(matches!(result, Err(Error::Limit { .. })), "{:?}", result.map(|f| f.journal_blocks()));
+    }
+
+    #[test]
+    fn a_log_with_some_revocations_is_read() {
+        let filesystem = Filesystem::open(Cursor::new(disk_of_revocations(20)), 0).unwrap();
+        assert_eq!(filesystem.journal_blocks(), 0);
+    }
 }
