@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::console::Console;
 use crate::evtchn::{BackendChannel, Doorbell};
@@ -16,8 +16,21 @@ use crate::xenbus::Xenbus;
 const CONSOLE_CHUNK: usize = 4096;
 /// Turns of xenstore served before the console is looked at again.
 const XENSTORE_TURNS_MAX: u32 = 64;
+/// How long after its last event a ring is looked at once more. Linux' xb_write puts bytes and looks whether we have taken those before,
+/// without a barrier between: both may miss the other. A processor's stores are seen by all within a microsecond.
+const SECOND_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// Lines of the log that broken rings of one domain get: the guest decides how often they are looked at.
 const COMPLAINTS_MAX: u32 = 16;
+
+/// What ended a wait.
+enum Waited {
+    /// The guest rang, or somebody typed.
+    Woken,
+    /// Nothing, for so long.
+    TimedOut,
+    /// The domain's end.
+    Ended,
+}
 
 /// A doorbell that wakes the thread of xenstore and console.
 pub struct Wake(pub OwnedFd);
@@ -61,13 +74,21 @@ impl Server {
     /// Serves to the domain's end; closes the devices then.
     pub fn run(mut self) {
         let mut stream_open = true;
+        let mut woken = true;
         loop {
             let mut busy = self.serve_xenstore();
             busy |= self.drain_console();
-            if !busy && !self.wait(&mut stream_open) {
-                self.drain_console();
-                self.bus.close();
-                return;
+            if busy {
+                continue;
+            }
+            match self.wait(&mut stream_open, woken.then_some(SECOND_LOOK)) {
+                Waited::Woken => woken = true,
+                Waited::TimedOut => woken = false,
+                Waited::Ended => {
+                    self.drain_console();
+                    self.bus.close();
+                    return;
+                }
             }
         }
     }
@@ -115,8 +136,8 @@ impl Server {
         }
     }
 
-    /// Waits for the guest, the console's stream or the end. False: the end.
-    fn wait(&mut self, stream_open: &mut bool) -> bool {
+    /// Waits for the guest, the console's stream or the end.
+    fn wait(&mut self, stream_open: &mut bool, timeout: Option<Timespec>) -> Waited {
         let (woken, typed) = {
             let stream: BorrowedFd<'_> = self.stream.as_fd();
             let stream_events = if *stream_open { PollFlags::IN } else { PollFlags::empty() };
@@ -126,9 +147,12 @@ impl Server {
                 PollFd::from_borrowed_fd(stream, stream_events),
             ];
             let count = if *stream_open { 3 } else { 2 };
-            let _ = poll(&mut fds[..count], None);
+            let ready = poll(&mut fds[..count], timeout.as_ref());
             if !fds[1].revents().is_empty() {
-                return false;
+                return Waited::Ended;
+            }
+            if ready == Ok(0) {
+                return Waited::TimedOut;
             }
             (!fds[0].revents().is_empty(), count == 3 && !fds[2].revents().is_empty())
         };
@@ -143,7 +167,7 @@ impl Server {
             Ok(_) => self.console_channel.notify(),
             Err(e) => self.complain("console", &e),
         }
-        true
+        Waited::Woken
     }
 
     fn complain(&mut self, ring: &str, error: &dyn std::error::Error) {

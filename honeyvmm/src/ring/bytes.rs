@@ -3,7 +3,7 @@
 //! A power of two of bytes, a consumer and a producer index that run freely. Each side owns one index; ours is kept here and
 //! only ever written to the page, theirs is read once and refused when it lies.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use crate::memory::{Access, Gpa, GuestMemory, MemoryError};
 
@@ -81,6 +81,8 @@ impl ByteReader {
         self.consumer = self.consumer.wrapping_add(count);
         // Release: the guest may overwrite the bytes once it sees the index.
         self.memory.store_u32(self.page.offset(self.layout.consumer), self.consumer, Ordering::Release)?;
+        // The guest sends an event only if it finds us past what it wrote before: it must see the index before we look for more.
+        fence(Ordering::SeqCst);
         Ok(count as usize)
     }
 
@@ -117,6 +119,8 @@ impl ByteWriter {
         self.memory.write(self.page.offset(self.layout.data), second)?;
         self.producer = self.producer.wrapping_add(count);
         self.memory.store_u32(self.page.offset(self.layout.producer), self.producer, Ordering::Release)?;
+        // The same the other way round: a guest that waits for bytes looks once more before it sleeps.
+        fence(Ordering::SeqCst);
         Ok(count as usize)
     }
 }
