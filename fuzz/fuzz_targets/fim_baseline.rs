@@ -7,7 +7,8 @@ libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     let seal = blake3::hash(&sealed);
     sealed.extend(format!("{{\"seal\":\"{seal}\"}}\n").bytes());
     if let Ok(baseline) = fim::Baseline::parse(&sealed) {
-        let again = fim::Baseline::parse(&baseline.to_bytes()).expect("what was parsed can be written and read");
+        let again =
+            fim::Baseline::parse(&baseline.to_bytes()).expect("what was parsed can be written and read");
         assert_eq!(baseline, again);
     }
 });

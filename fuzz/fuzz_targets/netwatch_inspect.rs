@@ -1,6 +1,7 @@
 #![no_main]
-//! Arbitrary frames, one after the other, through an inspector with rules of every kind.
+//! Arbitrary frames and arbitrary TCP of one IPv4 host, one after the other, through an inspector with rules of every kind.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use netwatch::inspector::{Inspector, RuleSet, Variables};
@@ -15,11 +16,36 @@ alert icmp any any -> any any (itype:8; icode:0; icmp_id:>1; threshold:type both
 alert tcp any any -> any any (flags:S+; seq:!0; window:>1; detection_filter:track by_dst, count 1, seconds 1; sid:6;)
 "#;
 
-libfuzzer_sys::fuzz_target!(|frames: Vec<Vec<u8>>| {
-    let (set, _) = RuleSet::parse(Path::new("fuzz.rules"), RULES, &Variables::default());
-    let mut inspector = Inspector::new(set);
-    for (index, frame) in (0_u64..).zip(&frames) {
-        inspector.inspect(&Packet::decode(frame, index * 1_000_000), Direction::ToDecoy);
+/// Ethernet and IPv4 in front of TCP; the length is filled in.
+const HEADERS: [u8; 34] = [
+    2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, // Ethernet
+    0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 77, 0, 11, // IPv4
+];
+
+thread_local! {
+    // Parsing the rules takes a hundred times as long as an input. Flows do not outlive one; the counts of thresholds do.
+    static INSPECTOR: RefCell<Inspector> = {
+        let (set, _) = RuleSet::parse(Path::new("fuzz.rules"), RULES, &Variables::default());
+        RefCell::new(Inspector::new(set))
+    };
+}
+
+fn frame(is_tcp: bool, bytes: Vec<u8>) -> Vec<u8> {
+    if !is_tcp {
+        return bytes;
     }
-    inspector.expire(u64::MAX);
+    let mut frame = [&HEADERS[..], &bytes].concat();
+    let length = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+libfuzzer_sys::fuzz_target!(|frames: Vec<(bool, Vec<u8>)>| {
+    INSPECTOR.with_borrow_mut(|inspector| {
+        for (index, (is_tcp, bytes)) in (0_u64..).zip(frames) {
+            let frame = frame(is_tcp, bytes);
+            inspector.inspect(&Packet::decode(&frame, index * 1_000_000), Direction::ToDecoy);
+        }
+        inspector.expire(u64::MAX);
+    });
 });

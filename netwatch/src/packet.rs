@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use etherparse::err::Layer;
 use etherparse::{
-    Ipv6ExtensionSlice, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice,
+    IpNumber, Ipv6FragmentHeaderSlice, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, LinkSlice,
+    TransportSlice, ip_number,
 };
 
 #[cfg(test)]
@@ -448,14 +449,38 @@ fn read_ipv6(frame: &[u8], ipv6: &etherparse::LaxIpv6Slice<'_>) -> Ip {
         options: payload.start..payload.start,
         payload,
     };
-    for extension in ipv6.extensions().clone() {
-        if let Ipv6ExtensionSlice::Fragment(fragment) = extension {
-            ip.identification = fragment.identification();
-            ip.more_fragments = fragment.more_fragments();
-            ip.fragment_offset = u32::from(fragment.fragment_offset().value()) * 8;
-        }
+    if let Some(fragment) = fragment_header(header.next_header(), ipv6.extensions().slice()) {
+        ip.identification = fragment.identification();
+        ip.more_fragments = fragment.more_fragments();
+        ip.fragment_offset = u32::from(fragment.fragment_offset().value()) * 8;
     }
     ip
+}
+
+/// The last fragment header of the whole extension headers (RFC 8200 section 4). etherparse's own iterator over them reads past
+/// their end, unchecked, where the header after the last whole one is cut off.
+fn fragment_header(first: IpNumber, mut rest: &[u8]) -> Option<Ipv6FragmentHeaderSlice<'_>> {
+    let (mut number, mut found) = (first, None);
+    // Each turn takes 8 bytes or more.
+    while let [next, length, ..] = *rest {
+        let length = usize::from(length);
+        let bytes = match number {
+            ip_number::IPV6_HOP_BY_HOP | ip_number::IPV6_ROUTE | ip_number::IPV6_DEST_OPTIONS => {
+                (length + 1) * 8
+            }
+            // RFC 4302 section 2.2: in words of 4 bytes, less 2.
+            ip_number::AUTH => (length + 2) * 4,
+            ip_number::IPV6_FRAG => {
+                found = Ipv6FragmentHeaderSlice::from_slice(rest).ok().or(found);
+                8
+            }
+            // Nothing else is an extension header that was taken.
+            _ => break,
+        };
+        rest = rest.get(bytes..).unwrap_or_default();
+        number = IpNumber(next);
+    }
+    found
 }
 
 fn read_tcp(frame: &[u8], tcp: &etherparse::TcpSlice<'_>) -> Tcp {

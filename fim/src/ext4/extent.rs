@@ -56,11 +56,12 @@ impl BlockRuns {
         if end.is_none() {
             return Err(Error::Corrupt { what: "block of a file", value: run.physical });
         }
-        if let Some(last) = self.runs.last_mut() {
-            if run.logical == last.logical + last.length && run.physical == last.physical + last.length {
-                last.length += run.length;
-                return Ok(());
-            }
+        if let Some(last) = self.runs.last_mut()
+            && run.logical == last.logical + last.length
+            && run.physical == last.physical + last.length
+        {
+            last.length += run.length;
+            return Ok(());
         }
         if self.runs.len() == RUNS_MAX {
             return Err(Error::Limit { what: "number of extents of a file", limit: RUNS_MAX as u64 });

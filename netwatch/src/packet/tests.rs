@@ -69,6 +69,21 @@ fn ipv6_fragment_says_so_and_has_no_transport() {
 }
 
 #[test]
+fn ipv6_extension_header_cut_after_a_fragment_header_is_not_read() {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
+    frame.extend([0x60, 0, 0, 0, 0, 16, 0, 64]);
+    frame.extend([0xfd; 32]);
+    // Hop by hop, then a fragment header that announces destination options, which are not there.
+    frame.extend([44, 0, 1, 4, 0, 0, 0, 0]);
+    frame.extend([60, 0, 0, 9, 0, 0, 0, 5]);
+    let layers = Layers::decode(&frame);
+    let ip = layers.ip().unwrap();
+    assert_eq!((ip.fragment_offset, ip.more_fragments, ip.identification), (8, true, 5));
+    assert!(layers.malformed.is_some());
+    assert_eq!(layers.transport, None);
+}
+
+#[test]
 fn arp_request_has_its_addresses() {
     let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 2, 8, 6];
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2, 10, 77, 0, 11, 0, 0, 0, 0, 0, 0, 10, 77, 0, 1]);
