@@ -62,7 +62,7 @@ impl Decoy {
             kernel: self.kernel.vmlinuz.clone(),
             initramfs: self.peer_initramfs.clone(),
             cmdline: format!(
-                "root=/dev/vda rw quiet noreplace-smp {ip} net.ifnames=0 fstab=no systemd.mask=serial-getty@hvc0.service {more}"
+                "root=/dev/vda rw quiet {ip} net.ifnames=0 fstab=no systemd.mask=serial-getty@hvc0.service {more}"
             ),
             disks: vec![(self.image.path.clone(), qemu::Access::Forgotten)],
             network: Some(network),

@@ -51,9 +51,9 @@ impl StaticInit {
         Ok(StaticInit { kernel, initramfs, program })
     }
 
-    /// The kernel's command line on both sides; what follows `--` is for the program.
+    /// The peer's command line; what follows `--` is for the program.
     pub fn cmdline(what: &str) -> String {
-        format!("quiet noreplace-smp panic=-1 -- {what}")
+        format!("quiet panic=-1 -- {what}")
     }
 
     /// The machine of the peer that runs it.

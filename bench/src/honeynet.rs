@@ -124,10 +124,14 @@ impl Drop for Domain<'_> {
     }
 }
 
+/// What `honeynet up` puts on a decoy's command line to spare its start a second. The peer has its kernel's defaults, as the figures that
+/// it is known by were taken.
+const START_OPTIONS: &str = "noreplace-smp cryptomgr.notests";
+
 /// A domain whose init is one static program.
 pub fn init_domain(kernel: &Path, initramfs: &Path, cmdline: &str) -> String {
     format!(
-        "memory = {MEMORY_MIB}\nkernel = {kernel:?}\nramdisk = {initramfs:?}\nextra = \"console=hvc0 {cmdline}\"\n\
+        "memory = {MEMORY_MIB}\nkernel = {kernel:?}\nramdisk = {initramfs:?}\nextra = \"console=hvc0 {START_OPTIONS} {cmdline}\"\n\
          on_crash = \"destroy\"\n"
     )
 }
@@ -142,7 +146,7 @@ pub fn decoy_domain(decoy: &Decoy, more: &str, disks: &[&Path]) -> String {
         .collect();
     format!(
         "memory = {MEMORY_MIB}\nkernel = {:?}\nramdisk = {:?}\nroot = \"/dev/xvda rw\"\n\
-         extra = \"console=hvc0 quiet noreplace-smp {} {more}\"\nvif = [ \"mac={MAC},ip={ADDRESS}\" ]\ndisk = [ {} ]\n\
+         extra = \"console=hvc0 quiet {START_OPTIONS} {} {more}\"\nvif = [ \"mac={MAC},ip={ADDRESS}\" ]\ndisk = [ {} ]\n\
          on_crash = \"destroy\"\nhn_layer = 1\nhn_address = \"{ADDRESS}\"\n",
         decoy.kernel.vmlinux,
         decoy.image.initramfs,

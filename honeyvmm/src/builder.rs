@@ -196,7 +196,7 @@ pub fn build(
     let ramdisk_bytes = ramdisk.as_ref().map_or(0, |(bytes, _)| *bytes);
     let plan = plan(kernel_end, ramdisk_bytes, layout.ram_bytes)?;
     for (paddr, contents, bytes) in &kernel.segments {
-        memory.ram().write(*paddr, contents).map_err(|source| BuildError::Segment {
+        memory.ram().load(*paddr, contents).map_err(|source| BuildError::Segment {
             paddr: paddr.0,
             bytes: *bytes,
             source,

@@ -386,7 +386,7 @@ fn build(
     let notes = image.xen();
     let segments = image.segments().iter().map(|s| (s.paddr, image.segment_bytes(s), s.mem_bytes)).collect();
     let kernel = builder::Kernel { entry: Gva(notes.entry.0), virt_base: Gva(notes.virt_base.0), segments };
-    let copy = |at: crate::memory::Gpa| memory.write(at, parts.ramdisk.unwrap_or_default());
+    let copy = |at: crate::memory::Gpa| memory.ram().load(at, parts.ramdisk.unwrap_or_default());
     let ramdisk = parts.ramdisk.map(|bytes| (bytes.len() as u64, &copy as &dyn Fn(_) -> _));
     Ok(builder::build(memory, layout, backend, &kernel, ramdisk, parts.cmdline, ports)?)
 }

@@ -8,6 +8,7 @@ mod address;
 mod file;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -109,6 +110,22 @@ impl Region {
         let flags = libc::MAP_ANONYMOUS | libc::MAP_SHARED | libc::MAP_NORESERVE;
         let mapping = MmapRegion::build(None, size, prot, flags).map_err(MemoryError::Map)?;
         Ok(Self { mapping: Arc::new(mapping), base })
+    }
+
+    /// Puts a large file's contents at `gpa`, as [`Access::write`] does. Where the region is a memfd the bytes go into its pages by a
+    /// system call: fresh pages are neither faulted in one by one nor zeroed first, which is half of the time that a kernel takes.
+    ///
+    /// # Errors
+    /// A range outside the region; the host has no memory.
+    pub fn load(&self, gpa: Gpa, contents: &[u8]) -> Result<(), MemoryError> {
+        let bytes = contents.len() as u64;
+        let Some(file) = self.mapping.file_offset().filter(|_| self.contains(gpa, bytes)) else {
+            // Outside: refused there.
+            return self.write(gpa, contents);
+        };
+        let file_offset = file.start() + (gpa.0 - self.base.0);
+        let written = file.file().write_all_at(contents, file_offset);
+        written.map_err(|source| MemoryError::File { file_offset, bytes, source })
     }
 
     /// The first guest-physical address.

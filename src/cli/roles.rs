@@ -62,8 +62,9 @@ pub fn honeyvmm(child: &Child) -> Result<(), Failure> {
 fn configuration<T: DeserializeOwned>(child: &Child) -> Result<T, Failure> {
     // The supervisor blocks the signals that it reads from a descriptor, and a mask outlives exec.
     SigSet::empty().thread_set_mask()?;
-    let file = std::fs::File::open(format!("/proc/self/fd/{}", child.config_fd))?;
-    Ok(serde_json::from_reader(file)?)
+    // Read at once: serde_json would ask the kernel for one byte at a time.
+    let text = std::fs::read(format!("/proc/self/fd/{}", child.config_fd))?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 fn log_to_stderr() {

@@ -137,3 +137,27 @@ fn a_file_that_ends_early_and_a_range_outside_are_errors() {
     assert!(matches!(memory.write_to_file_vectored_at(&file, 0, &ranges), Err(MemoryError::Outside { .. })));
     assert_eq!(file.metadata().unwrap().len(), 10);
 }
+
+#[test]
+fn a_file_is_loaded_into_either_kind_of_region_and_not_past_its_end() {
+    let memfd = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&memfd, 2 * PAGE_SIZE).unwrap();
+    let base = Gpa(0x10_0000);
+    let regions = [Region::from_memfd(memfd, base, 2 * PAGE_SIZE), Region::anonymous(base, 2 * PAGE_SIZE)];
+    for region in regions.map(Result::unwrap) {
+        let contents = [7; PAGE_SIZE as usize + 5];
+        region.load(base.offset(9), &contents).unwrap();
+        let mut read = [0; PAGE_SIZE as usize + 7];
+        region.read(base.offset(8), &mut read).unwrap();
+        assert_eq!(
+            (read[0], read[1], read[PAGE_SIZE as usize + 5], read[PAGE_SIZE as usize + 6]),
+            (0, 7, 7, 0)
+        );
+        for outside in [Gpa(0), base.offset(PAGE_SIZE), base.offset(2 * PAGE_SIZE), Gpa(u64::MAX - 3)] {
+            assert!(
+                matches!(region.load(outside, &contents), Err(MemoryError::Outside { .. })),
+                "{outside:?}"
+            );
+        }
+    }
+}
