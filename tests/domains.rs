@@ -224,3 +224,41 @@ fn a_kernel_that_is_none_is_refused_in_one_sentence() {
     honeynet.write("y.cfg", "name='y'\nmemory=32\nkernel='k'\nramdisk='i'\n");
     honeynet.run(&["create", "y.cfg"]).fails_with("domain y did not start: ");
 }
+
+#[test]
+fn a_host_without_kvm_is_told_so_and_nothing_starts() {
+    let honeynet = Honeynet::new("");
+    write_kernel_and_shell(&honeynet);
+    honeynet.write("x.cfg", "name='x'\nmemory=64\nkernel='k'\n");
+    // A mount namespace whose /dev has all but kvm.
+    let script = "mount -t tmpfs tmpfs /dev && mknod /dev/null c 1 3 && mknod /dev/zero c 1 5 && mknod /dev/urandom c 1 9 && \
+                  mkdir /dev/net && mknod /dev/net/tun c 10 200 && exec \"$@\"";
+    let within = |words: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args([
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_honeynet"),
+            "--state",
+            "state",
+        ]);
+        command
+            .args(words)
+            .current_dir(honeynet.path("."))
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+    };
+    for words in [&["create", "x.cfg"][..], &["up"]] {
+        let output = within(words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{words:?}: {said}");
+        assert!(said.contains("/dev/kvm"), "{said}");
+    }
+    let checks = String::from_utf8(within(&["doctor"]).stdout).unwrap();
+    assert!(checks.lines().any(|line| line.contains("/dev/kvm") && !line.starts_with("ok")), "{checks}");
+    assert!(!honeynet.path("state/domains/x").exists());
+}
