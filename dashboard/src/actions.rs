@@ -94,7 +94,7 @@ fn begun(
     let id = job.id;
     tokio::spawn(async move {
         let answer = app.supervisor.ask(&request, LIMIT).await;
-        job.end(answer.map(|answer| summary(&answer)).map_err(|error| crate::chain_of(&error)));
+        job.end(answer.map(|answer| summary(&answer)).map_err(|error| events::sentence(&error)));
         app.sampler.look_now();
     });
     (StatusCode::ACCEPTED, Json(json!({ "job": id })))

@@ -87,7 +87,7 @@ pub async fn verify(State(app): State<Arc<App>>, path: Id) -> Result<(StatusCode
                 "problems": report.problems(),
                 "signature": report.signature,
             })),
-            Err(error) => Err(crate::chain_of(&error)),
+            Err(error) => Err(events::sentence(&error)),
         });
     });
     Ok((StatusCode::ACCEPTED, Json(json!({ "job": id }))))
@@ -104,7 +104,7 @@ pub async fn download(State(app): State<Arc<App>>, path: Id) -> Result<Response,
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         if let Err(error) = forensics::archive::write(&folder, &mut pieces) {
-            tracing::warn!("download broken off: {}", crate::chain_of(&error));
+            tracing::warn!("download broken off: {}", events::sentence(&error));
             // The browser must see that the file is not whole.
             let _ = pieces.give(Err(io::Error::other("broken off")));
         }

@@ -53,7 +53,7 @@ impl Feed {
                             }
                         }
                         Ok(Err(error)) => {
-                            tracing::warn!("{}", crate::chain_of(&error));
+                            tracing::warn!("{}", events::sentence(&error));
                             break;
                         }
                         Err(_) if reader.store().await.is_ok_and(|(now, _)| now == generation) => {}

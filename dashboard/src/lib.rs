@@ -30,15 +30,3 @@ pub use config::{Config, TlsPem};
 pub use question::{Question, QuestionError};
 pub use server::{DashboardError, run};
 pub use session::token_in_cookies;
-
-/// An error and its causes, in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::supervisor::{AskError, LOOK, Supervisor};
+use crate::supervisor::{LOOK, Supervisor};
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -133,17 +133,13 @@ impl Sampler {
                 seen.at = Some(Timestamp::now());
                 seen.error = None;
             }
-            (Err(error), _) | (_, Err(error)) => seen.error = Some(sentence(&error)),
+            (Err(error), _) | (_, Err(error)) => seen.error = Some(events::sentence(&error)),
         }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn sentence(error: &AskError) -> String {
-    crate::chain_of(error)
 }
 
 impl Seen {

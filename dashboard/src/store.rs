@@ -58,7 +58,7 @@ impl Reader {
             return Ok((generation, store.clone()));
         }
         let store = Store::open_readonly(&self.path).await.map_err(|error| {
-            tracing::warn!("{}", crate::chain_of(&error));
+            tracing::warn!("{}", events::sentence(&error));
             AWAY
         })?;
         *opened = Some((generation.clone(), store.clone()));
@@ -115,7 +115,7 @@ async fn answered<T>(answer: impl Future<Output = Result<T, logsink::StoreError>
     match tokio::time::timeout(ANSWER, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => {
-            tracing::warn!("{}", crate::chain_of(&error));
+            tracing::warn!("{}", events::sentence(&error));
             Err(AWAY)
         }
         Err(_) => Err(Refusal::Slow),

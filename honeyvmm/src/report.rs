@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use events::{Emitter, Event, EventId};
+use events::{Emitter, Event, EventId, sentence};
 use jiff::Timestamp;
 
 use crate::device::Reports;
@@ -51,7 +51,7 @@ impl DomainReports {
 impl Reports for DomainReports {
     fn violation(&self, device: &str, error: &(dyn Error + 'static)) {
         let Some(note) = self.admit() else { return };
-        let detail = format!("{}{note}", chain(error));
+        let detail = format!("{}{note}", sentence(error));
         tracing::warn!(device, "{detail}");
         if let Some(emitter) = &self.emitter {
             let event = Event::new(EventId::DomainViolation, Timestamp::now());
@@ -62,21 +62,9 @@ impl Reports for DomainReports {
 
     fn host_error(&self, device: &str, error: &(dyn Error + 'static)) {
         if let Some(note) = self.admit() {
-            tracing::error!(device, "{}{note}", chain(error));
+            tracing::error!(device, "{}{note}", sentence(error));
         }
     }
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -93,6 +81,6 @@ mod tests {
     #[test]
     fn causes_follow_in_one_line() {
         let error = crate::blkback::Violation::Request(crate::blkback::RequestError::Operation(77));
-        assert_eq!(chain(&error), "block request refused: unknown block operation 77");
+        assert_eq!(sentence(&error), "block request refused: unknown block operation 77");
     }
 }

@@ -17,15 +17,3 @@ pub use guest::domains::{DomainMap, DomainRef};
 pub use journal::verify::{Report, VerifyError, verify_chain};
 pub use sink::{SinkError, run};
 pub use store::{Count, Filter, Row, Store, StoreError, Tail};
-
-/// An error and its causes, in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

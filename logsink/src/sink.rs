@@ -13,7 +13,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::chain_of;
 use crate::config::{Config, journal_dir, socket_path, store_path};
 use crate::guest::domains::Domains;
 use crate::guest::flood::Flood;
@@ -173,7 +172,7 @@ async fn fill(mut store: StoreWriter, mut groups: mpsc::Receiver<Vec<Entry>>, co
                         group.extend(more);
                     }
                     while let Err(error) = store.insert(&group).await {
-                        tracing::error!("{}", chain_of(&error));
+                        tracing::error!("{}", events::sentence(&error));
                         tokio::time::sleep(RETRY).await;
                     }
                 }
@@ -183,13 +182,13 @@ async fn fill(mut store: StoreWriter, mut groups: mpsc::Receiver<Vec<Entry>>, co
                 let age = config.store_days_max.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
                 let oldest = age.and_then(|age| Timestamp::now().checked_sub(age).ok());
                 if let Err(error) = store.trim(config.store_events_max, oldest).await {
-                    tracing::error!("{}", chain_of(&error));
+                    tracing::error!("{}", events::sentence(&error));
                 }
             }
         }
     }
     if let Err(error) = store.close().await {
-        tracing::error!("{}", chain_of(&error));
+        tracing::error!("{}", events::sentence(&error));
     }
 }
 

@@ -168,7 +168,7 @@ impl Writer {
                     return appended;
                 }
                 Err(error) => {
-                    tracing::error!("{}", crate::chain_of(&error));
+                    tracing::error!("{}", events::sentence(&error));
                     self.trim();
                     std::thread::sleep(RETRY);
                 }
@@ -180,7 +180,7 @@ impl Writer {
         match self.journal.trim(self.journal_bytes_max) {
             Ok(0) => {}
             Ok(count) => tracing::info!("journal is over its size: {count} old segments deleted"),
-            Err(error) => tracing::error!("{}", crate::chain_of(&error)),
+            Err(error) => tracing::error!("{}", events::sentence(&error)),
         }
     }
 

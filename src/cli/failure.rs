@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::supervisor::sentence;
+use events::sentence;
 
 /// A failure of the whole command.
 #[derive(Debug)]

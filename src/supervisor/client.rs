@@ -1,6 +1,5 @@
 //! One client of the supervisor's socket: requests in, answers out, a line each.
 
-use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -42,7 +41,7 @@ pub fn serve(house: &Arc<House>, socket: UnixStream, asker: Asker, down: &dyn Fn
                 (Ok(()), request) => match answer(house, request, &socket) {
                     Ok(After::Answer(ok)) => Reply::Ok { ok },
                     Ok(After::Closed) => return Ok(()),
-                    Err(error) => Reply::Error { error: sentence(&error), code: code(&error) },
+                    Err(error) => Reply::Error { error: events::sentence(&error), code: code(&error) },
                 },
             },
         };
@@ -110,16 +109,4 @@ fn code(error: &HouseError) -> u8 {
         HouseError::NoDomain { .. } => 3,
         _ => 1,
     }
-}
-
-/// An error and its sources as one sentence.
-pub fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

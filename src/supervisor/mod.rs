@@ -21,7 +21,6 @@ mod resources;
 mod run;
 mod services;
 
-pub use client::sentence;
 pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;
 pub use logsink::LogsinkProcess;
