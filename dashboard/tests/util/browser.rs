@@ -25,7 +25,10 @@ pub struct Browser {
 impl Browser {
     /// Starts it with a window of this size, in this colour scheme.
     pub async fn start(width: u32, height: u32, dark: Option<()>) -> Browser {
+        let data = tempfile::tempdir().unwrap();
         let mut command = Command::new("chromedriver");
+        // The browser leaves files where temporary ones go.
+        command.env("TMPDIR", data.path());
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         // A group of its own, so that nothing of it is left when the test ends badly.
         let mut driver = command.process_group(0).spawn().unwrap();
@@ -34,7 +37,6 @@ impl Browser {
             let rest = line.split_once("started successfully on port ")?.1;
             rest.trim_end_matches('.').parse::<u16>().ok()
         });
-        let data = tempfile::tempdir().unwrap();
         let mut args = vec![
             "--headless=new".to_owned(),
             "--no-sandbox".into(),
