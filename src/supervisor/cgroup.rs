@@ -31,6 +31,10 @@ impl Drop for MemoryGroup {
         if let Err(error) = fs::remove_dir(&self.folder) {
             tracing::warn!(%error, folder = %self.folder.display(), "control group cannot be removed");
         }
+        // The last one takes the group of all domains with it; while others are in it, the kernel refuses.
+        if let Some(all) = self.folder.parent() {
+            let _ = fs::remove_dir(all);
+        }
     }
 }
 
