@@ -22,7 +22,7 @@ const USER_CS_SS: (u16, u16) = (0x33, 0x2b);
 
 /// What the supervisor may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "op", rename_all = "kebab-case")]
 enum Request {
     Pause,
     Unpause,
