@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     console.set_nonblocking(true)?;
     let machine = Machine::start(Parts {
         kvm_fd: kvm.as_raw_fd(),
+        backend: honeyvmm::kvm::probe(kvm.as_raw_fd())?,
         ram: Region::anonymous(Gpa(0), mib << 20)?,
         domid: 1,
         name: "boot",

@@ -4,6 +4,8 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shim::Backend;
+
 /// Everything that one domain process needs. The toolstack writes it as JSON; descriptors are inherited.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,8 @@ pub struct DomainConfig {
     pub cmdline: String,
     /// `/dev/kvm`.
     pub kvm_fd: RawFd,
+    /// What it was found to be.
+    pub backend: Backend,
     /// The kernel: bzImage or ELF.
     pub kernel_fd: RawFd,
     /// The initramfs.

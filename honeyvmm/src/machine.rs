@@ -20,7 +20,7 @@ use crate::grant::GrantTable;
 use crate::hypercall::Shared;
 use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
-use crate::kvm::{KvmError, Vcpu, Vm, probe};
+use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::{Access, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, VcpuSnapshot};
 use crate::server::{ConsoleStream, Server, Wake};
@@ -61,6 +61,8 @@ pub enum MachineError {
 pub struct Parts<'a> {
     /// `/dev/kvm`.
     pub kvm_fd: RawFd,
+    /// What [`crate::kvm::probe`] says of it.
+    pub backend: Backend,
     /// RAM; its base is 0.
     pub ram: Region,
     /// Number.
@@ -180,7 +182,7 @@ fn write_home(
 impl Machine {
     /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
-        let backend = probe(parts.kvm_fd)?;
+        let backend = parts.backend;
         let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
         let shim_region = Region::anonymous(SHIM_GPA, layout.shim_bytes())?;
         let memory = GuestMemory::new(parts.ram.clone(), Some(shim_region));

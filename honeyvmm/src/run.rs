@@ -142,6 +142,7 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
     console.set_nonblocking(true).map_err(handed("console socket"))?;
     Ok(Machine::build(Parts {
         kvm_fd: config.kvm_fd,
+        backend: config.backend,
         ram,
         domid: config.domid,
         name: &config.name,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
+use honeyvmm::shim::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::MemoryGroup;
@@ -143,6 +144,7 @@ struct Parts {
     vifs: Vec<Vif>,
     ram: File,
     kvm: File,
+    backend: Backend,
 }
 
 impl Parts {
@@ -152,13 +154,15 @@ impl Parts {
             return Err(LaunchError::NoKernel { name: file.name.clone() });
         };
         let ramdisk = file.ramdisk.as_ref();
+        let kvm = resources::kvm()?;
         Ok(Parts {
             kernel: resources::open("kernel", &plan.folder.join(kernel))?,
             ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
             disks: resources::disks(file, &plan.folder, own)?,
             vifs: resources::vifs(file, plan.uuid)?,
             ram: resources::ram(file.memory_mib)?,
-            kvm: resources::kvm()?,
+            backend: resources::backend(&kvm)?,
+            kvm,
         })
     }
 }
@@ -194,6 +198,7 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         vcpus: 1,
         cmdline: plan.file.cmdline.clone(),
         kvm_fd: hand.descriptors.hand_copy(&parts.kvm)?,
+        backend: parts.backend,
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
         ram_fd: hand.descriptors.hand_copy(&parts.ram)?,

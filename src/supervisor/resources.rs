@@ -3,10 +3,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use honeyvmm::disk::{BaseId, DiskError, Layer};
+use honeyvmm::kvm::KvmError;
+use honeyvmm::shim::Backend;
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use vifport::{Port, PortFds};
 
@@ -62,6 +66,9 @@ pub enum ResourceError {
         /// What there is.
         available_mib: u64,
     },
+    /// It runs no machine.
+    #[error("cannot tell what this host's KVM is")]
+    Probe(#[from] KvmError),
     /// A system call failed.
     #[error("cannot make {what}")]
     Make {
@@ -274,6 +281,16 @@ pub fn kvm() -> Result<File, ResourceError> {
     let path = Path::new("/dev/kvm");
     let opened = OpenOptions::new().read(true).write(true).open(path);
     opened.map_err(|source| ResourceError::Open { what: "the hypervisor", path: path.to_owned(), source })
+}
+
+/// What this host's KVM is; asked once, for it takes a machine of its own.
+pub fn backend(kvm: &File) -> Result<Backend, ResourceError> {
+    static FOUND: OnceLock<Backend> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(*found);
+    }
+    let found = honeyvmm::kvm::probe(kvm.as_raw_fd())?;
+    Ok(*FOUND.get_or_init(|| found))
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ impl Domain {
         theirs.set_nonblocking(true).unwrap();
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
+            backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
             ram: Region::anonymous(Gpa(0), guest.memory_mib << 20).unwrap(),
             domid: 1,
             name: "guest",

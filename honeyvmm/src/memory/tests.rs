@@ -161,3 +161,15 @@ fn a_file_is_loaded_into_either_kind_of_region_and_not_past_its_end() {
         }
     }
 }
+
+#[test]
+fn runs_of_zero_pages_are_left_out_and_the_rest_is_whole() {
+    let mut contents = vec![0u8; 7 * 4096 + 10];
+    for at in [0, 4096, 5 * 4096 - 1, 7 * 4096 + 9] {
+        contents[at] = 1;
+    }
+    let runs: Vec<_> = written_runs(&contents).map(|(at, run)| (at / 4096, run.len())).collect();
+    assert_eq!(runs, [(0, 8192), (4, 4096), (7, 10)]);
+    assert_eq!(written_runs(&[0; 10_000]).count(), 0);
+    assert_eq!(written_runs(&[]).count(), 0);
+}

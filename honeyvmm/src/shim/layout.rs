@@ -63,7 +63,8 @@ pub mod window {
 }
 
 /// How KVM runs ring 0 here. Found by probing, never by CPU name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Ring 3 native, ring 0 emulated; SYSCALL stays at CPL 3.
     Pvm,
