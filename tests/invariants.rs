@@ -11,15 +11,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crate, and those of ours that it may depend on.
-const DIRECTIONS: [(&str, &[&str]); 10] = [
+const DIRECTIONS: [(&str, &[&str]); 11] = [
     ("events", &[]),
     ("vifport", &[]),
     ("honeyvmm", &["events", "vifport"]),
+    ("introspect", &["events", "honeyvmm"]),
     ("decoys", &["events", "honeyvmm"]),
     ("netwatch", &["events", "vifport"]),
     ("fim", &["events"]),
     ("logsink", &["events"]),
-    ("forensics", &["honeyvmm", "logsink", "events"]),
+    ("forensics", &["honeyvmm", "introspect", "logsink", "events"]),
     ("dashboard", &["logsink", "forensics", "events"]),
     ("bench", &["decoys", "netwatch"]),
 ];

@@ -70,6 +70,36 @@ event_ids! {
     GuestLogin = "guest.login", Warning;
     /// A failed login on a decoy, seen in its log.
     GuestLoginFailed = "guest.login_failed", Notice;
+    /// Someone outside reached a program of a decoy; his session begins.
+    SessionOpened = "session.opened", Notice;
+    /// A session ended: its last process is gone.
+    SessionClosed = "session.closed", Notice;
+    /// A login in a session, with what was typed.
+    SessionLogin = "session.login", Warning;
+    /// A login that failed, with what was typed.
+    SessionLoginFailed = "session.login_failed", Notice;
+    /// A line that was typed at a session's terminal.
+    SessionInput = "session.input", Notice;
+    /// A program was run in a session.
+    ProcessExec = "process.exec", Notice;
+    /// A process of a session ended.
+    ProcessExit = "process.exit", Info;
+    /// A process of a session changed its user.
+    ProcessSetuid = "process.setuid", Notice;
+    /// A process of a session connected to somewhere.
+    ProcessConnect = "process.connect", Notice;
+    /// A process of a session changed, renamed or removed a file.
+    ProcessFile = "process.file", Notice;
+    /// A file that an intruder wrote, fetched or ran was kept.
+    SampleKept = "sample.kept", Warning;
+    /// Memory of the guest's kernel that never changes has changed.
+    IntegrityChanged = "integrity.changed", Error;
+    /// A process runs that is in no list.
+    IntegrityHidden = "integrity.hidden", Error;
+    /// A process has credentials that no call gave it.
+    IntegrityCredentials = "integrity.credentials", Error;
+    /// Records of system calls were lost.
+    TraceDropped = "trace.dropped", Error;
     /// A case was written.
     CaseCreated = "case.created", Notice;
     /// A process of the house started.
