@@ -11,7 +11,9 @@
  *   0x20000 shim code    kernel's view only
  *   0x30000 struct area  kernel's view only
  *   0x40000 stacks       kernel's view only
+ *   0x4b000 trace        kernel's view only: struct trace, then the calls that have not returned
  *   0x80000 shared_info  kernel's view only
+ *   0x100000 trace ring  kernel's view only, 1 MiB
  */
 #ifndef AREA_H
 #define AREA_H
@@ -24,6 +26,9 @@
 #define WINDOW_CODE       0x20000
 #define WINDOW_AREA       0x30000
 #define WINDOW_STACKS     0x40000
+#define WINDOW_TRACE      0x4b000
+#define WINDOW_PENDING    0x4d000
+#define WINDOW_PENDING_END 0x62000
 
 /* Offsets inside the trampoline page. */
 #define TRAMPOLINE_LSTAR 0x000
@@ -148,7 +153,7 @@ _Static_assert(__builtin_offsetof(struct gate, user) == GATE_USER, "user");
 _Static_assert(__builtin_offsetof(struct gate, kernel_pf) == GATE_KERNEL, "kernel_pf");
 
 /* area.call[0]: what the shim asks of the VMM. */
-enum { CALL_HYPERCALL = 1, CALL_EXCEPTION = 2, CALL_BROKEN = 9 };
+enum { CALL_HYPERCALL = 1, CALL_EXCEPTION = 2, CALL_TRACE = 3, CALL_BROKEN = 9 };
 
 /* area.counts. */
 enum { COUNT_ENTRIES, COUNT_SYSCALLS, COUNT_HYPERCALLS, COUNT_PAGE_FAULTS, COUNT_UPCALLS, COUNT_FLUSHES, COUNT_USER_BITS, COUNT_NESTED,
@@ -161,7 +166,7 @@ extern u16 idt[] __attribute__((visibility("hidden")));
 extern char gate_exit[], gate_exit_fast[] __attribute__((visibility("hidden")));
 extern u64 stack0_top[] __attribute__((visibility("hidden")));
 void vmm_call(void) __attribute__((visibility("hidden")));
-/* 0, or 1 where the guest's address faulted. n in bytes. */
+/* 0, or the bytes that were not copied because the guest's address faulted. */
 int guest_copy(void *to, const void *from, u64 n) __attribute__((visibility("hidden")));
 extern char guest_copy_insn[] __attribute__((visibility("hidden")));
 extern char guest_copy_fault[] __attribute__((visibility("hidden")));

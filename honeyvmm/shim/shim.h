@@ -49,6 +49,10 @@ long hypercall(u64 nr, const u64 *args);
 int add_user_bits(u64 at, u64 error);
 long mmu_update(u64 requests, u64 n, u64 done);
 long update_va_mapping(u64 at, u64 value, u64 flags);
+#ifndef WITHOUT_TRACE
+void trace_enter(int compat);
+void trace_leave(u64 result);
+#endif
 long mmuext_op(u64 ops, u64 n, u64 done, u64 domid);
 #pragma GCC visibility pop
 #endif

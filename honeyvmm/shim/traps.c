@@ -1,6 +1,7 @@
 /* Into the guest kernel and out again: system calls, exceptions, upcalls, iret. The way is Xen's (arch/x86/pv/traps.c, x86_64/entry.S):
  * a frame on the guest kernel's stack, rcx and r11 on top of it, and its registered handler as the next instruction. */
 #include "shim.h"
+#include "trace.h"
 
 struct trap {
 	u64 vector, error;
@@ -9,6 +10,22 @@ struct trap {
 
 #define FLAGS_ALWAYS 0x202ul    /* IF and the bit that is always one */
 #define FLAGS_GUEST  0x250fd5ul /* what the guest may set: arithmetic, TF, DF, AC, ID, IF */
+
+#ifdef WITHOUT_TRACE
+static void trace_call(int compat) { (void)compat; }
+static void trace_return(u64 result) { (void)result; }
+#else
+static inline void trace_call(int compat)
+{
+	if (__builtin_expect(trace.armed, 0))
+		trace_enter(compat);
+}
+static inline void trace_return(u64 result)
+{
+	if (__builtin_expect(trace.armed, 0))
+		trace_leave(result);
+}
+#endif
 
 u64 system_time(void)
 {
@@ -124,6 +141,8 @@ static void int80(void)
 	const struct trap_info *gate80 = &area.traps[0x80];
 
 	if (gate80->address && ((gate80->flags & 3) == 3 || area.kernel_mode)) {
+		if (!area.kernel_mode)
+			trace_call(1);
 		deliver_trap(0x80, 0, 0);
 		return;
 	}
@@ -148,6 +167,7 @@ static void iret(void)
 	area.regs.rflags = (f.rflags & FLAGS_GUEST) | FLAGS_ALWAYS;
 	vcpu_info()->upcall_mask = !(f.rflags & 0x200);
 	if ((f.cs & 3) == 3) {
+		trace_return(f.rax);
 		area.user_cs = (u16)f.cs == SEL_USER_CS32 ? SEL_USER_CS32 : SEL_USER_CS;
 		enter_user();
 	}
@@ -166,6 +186,7 @@ __attribute__((visibility("hidden"))) void c_syscall_user(u64 compat)
 	area.regs.rip = area.regs.rcx;
 	area.regs.rflags = area.regs.r11;
 	area.user_cs = compat ? SEL_USER_CS32 : SEL_USER_CS;
+	trace_call(compat);
 	if (compat && area.callback_syscall32) {
 		bounce(area.callback_syscall32, area.callback_flags >> 7 & 1, 0, 0);
 	} else if (compat) {

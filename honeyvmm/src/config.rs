@@ -32,6 +32,10 @@ pub struct DomainConfig {
     pub ramdisk_fd: Option<RawFd>,
     /// RAM: a memfd of `memory_mib` MiB.
     pub ram_fd: RawFd,
+    /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.
+    pub shim_fd: RawFd,
+    /// The eventfd that has the observer look at the trace.
+    pub trace_bell_fd: Option<RawFd>,
     /// Control socket (JSON lines).
     pub control_fd: RawFd,
     /// Console socket (raw bytes of hvc0).

@@ -22,9 +22,10 @@ use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
 use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::{Access, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
-use crate::run_loop::{End, Requests, RunLoop, VcpuSnapshot};
+use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
 use crate::server::{ConsoleStream, Server, Wake};
-use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register, SHIM_GPA};
+use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
+use crate::shim::trace::Trace;
 use crate::xenbus::{self, Device, Xenbus};
 use crate::xenstore::Xenstore;
 
@@ -65,6 +66,10 @@ pub struct Parts<'a> {
     pub backend: Backend,
     /// RAM; its base is 0.
     pub ram: Region,
+    /// The shim's memory, of [`Layout::shim_bytes`] bytes at [`SHIM_GPA`]; who else maps it reads the trace.
+    pub shim: Region,
+    /// An eventfd that is rung when the trace's reader should look.
+    pub trace_bell: Option<OwnedFd>,
     /// Number.
     pub domid: u32,
     /// Name, shown to the guest in xenstore.
@@ -184,8 +189,7 @@ impl Machine {
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
         let backend = parts.backend;
         let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
-        let shim_region = Region::anonymous(SHIM_GPA, layout.shim_bytes())?;
-        let memory = GuestMemory::new(parts.ram.clone(), Some(shim_region));
+        let memory = GuestMemory::new(parts.ram.clone(), Some(parts.shim.clone()));
         let areas = shim::populate(&memory, &layout, backend)?;
         let kicks = Arc::new(VcpuKicks(vec![VcpuKick::new()?]));
         let events = EventChannels::new(memory.clone(), layout.shared_info(), 1, kicks.clone())?;
@@ -235,6 +239,7 @@ impl Machine {
             kicks: kicks.clone(),
             requests: requests.clone(),
             snapshot: snapshot.clone(),
+            trace: TraceCalls { trace: Trace::new(&parts.shim, 0)?, bell: parts.trace_bell },
         };
         let (release, vcpu) = spawn_vcpu(run_loop, vm)?;
         Ok(Machine {

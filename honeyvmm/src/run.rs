@@ -25,6 +25,7 @@ use crate::memory::{Gpa, MemoryError, Region};
 use crate::netback::{NetDevice, Netback};
 use crate::report::DomainReports;
 use crate::run_loop::End;
+use crate::shim::{Layout, SHIM_GPA};
 use crate::xenbus::{Device, DeviceKind, Nodes};
 
 /// The largest kernel or initramfs that is read.
@@ -131,6 +132,8 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
     let kernel = KernelImage::parse(&kernel)?;
     let ramdisk = config.ramdisk_fd.map(|fd| contents("initramfs", fd)).transpose()?;
     let ram = Region::from_memfd(owned(config.ram_fd), Gpa(0), config.memory_mib << 20)?;
+    let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: 1 };
+    let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
     let mut devices = Vec::new();
     for disk in &config.disks {
         devices.push(offer_disk(disk, reports)?);
@@ -144,6 +147,8 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
         kvm_fd: config.kvm_fd,
         backend: config.backend,
         ram,
+        shim,
+        trace_bell: config.trace_bell_fd.map(owned),
         domid: config.domid,
         name: &config.name,
         uuid: uuid(&config.uuid)?,

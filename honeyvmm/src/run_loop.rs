@@ -5,6 +5,8 @@
 //! shim looks on its way out; in the shim's last instructions (PVM: `window_begin` to `window_end`, and the CPL 0 stub behind them), which come
 //! after that look, it is sent back to `restore`. The hardware backend injects a vector instead, which waits until the shim has left.
 
+mod trace_calls;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -17,9 +19,11 @@ use crate::kick::{ThreadTimer, VcpuKicks};
 use crate::kvm::{Exit, Vcpu};
 use crate::memory::Access;
 use crate::shim::{
-    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, Field, Register, Symbols, TRAMPOLINE_EXIT,
+    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, Field, Register, Symbols, TRAMPOLINE_EXIT,
     symbols, window,
 };
+
+pub use trace_calls::TraceCalls;
 
 /// VIRQ_TIMER of xen.h.
 const VIRQ_TIMER: u32 = 0;
@@ -147,6 +151,8 @@ pub struct RunLoop {
     pub requests: Arc<Requests>,
     /// Its last place of rest.
     pub snapshot: Arc<Mutex<VcpuSnapshot>>,
+    /// Its trace.
+    pub trace: TraceCalls,
 }
 
 /// A run loop on its thread.
@@ -252,6 +258,7 @@ impl Running {
         let (op, nr, args) = self.it.area.call();
         match op {
             CALL_HYPERCALL => self.hypercall(nr, &args),
+            CALL_TRACE => self.trace(nr, args[0]),
             CALL_EXCEPTION => {
                 let answer = self.exception(nr, args[0]);
                 self.it.area.answer(answer);

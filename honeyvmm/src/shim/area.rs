@@ -10,6 +10,8 @@ use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError};
 pub const CALL_HYPERCALL: u64 = 1;
 /// The shim hands over an exception.
 pub const CALL_EXCEPTION: u64 = 2;
+/// The trace wants something of its reader.
+pub const CALL_TRACE: u64 = 3;
 /// The shim cannot go on: the domain is at its end.
 pub const CALL_BROKEN: u64 = 9;
 

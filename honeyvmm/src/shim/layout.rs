@@ -20,11 +20,11 @@ pub const VCPUS_MAX: u32 = 8;
 /// Frames of the grant table (512 entries each); Xen's default maximum is 64.
 pub const GRANT_FRAMES: u64 = 32;
 
-const WINDOW_BYTES: u64 = 1 << 20;
-/// Virtual distance of two windows: each has an L1 table of its own.
-const WINDOW_STRIDE: u64 = 2 << 20;
+const WINDOW_BYTES: u64 = 2 << 20;
+/// Virtual distance of two windows: each has an L1 table of its own, and fills it.
+const WINDOW_STRIDE: u64 = WINDOW_BYTES;
 const COMMON: u64 = WINDOW_BYTES * VCPUS_MAX as u64;
-const M2P: u64 = 16 << 20;
+const M2P: u64 = COMMON + (2 << 20);
 const M2P_ALIGN: u64 = 2 << 20;
 /// Tables of the physmap: one page maps 1 GiB in pages of 2 MiB.
 const PHYSMAP_TABLES_MAX: u64 = 256;
@@ -58,8 +58,16 @@ pub mod window {
     pub const STACKS: u64 = 0x40000;
     /// First byte after the stacks.
     pub const STACKS_END: u64 = 0x4a000;
+    /// `struct trace` of `shim/trace.h`.
+    pub const TRACE: u64 = 0x4b000;
+    /// First byte after it and after the calls that have not returned.
+    pub const TRACE_END: u64 = 0x62000;
     /// The domain's shared_info page.
     pub const SHARED_INFO: u64 = 0x80000;
+    /// The trace's ring.
+    pub const RING: u64 = 0x10_0000;
+    /// First byte after it.
+    pub const RING_END: u64 = 0x20_0000;
 }
 
 /// How KVM runs ring 0 here. Found by probing, never by CPU name.

@@ -39,9 +39,12 @@ fn kernel_flags(backend: Backend, offset: u64) -> Option<u64> {
         window::IDT if backend == Backend::Pvm => USER | WRITE | NO_EXECUTE,
         window::IDT => NO_EXECUTE,
         window::TSS | window::GDT..window::CODE => WRITE | NO_EXECUTE,
-        window::GATE | window::STACK0 | window::AREA..window::STACKS_END | window::SHARED_INFO => {
-            ring3 | WRITE | NO_EXECUTE
-        }
+        window::GATE
+        | window::STACK0
+        | window::AREA..window::STACKS_END
+        | window::TRACE..window::TRACE_END
+        | window::SHARED_INFO
+        | window::RING..window::RING_END => ring3 | WRITE | NO_EXECUTE,
         _ => return None,
     };
     Some(PRESENT | TOUCHED | flags)
