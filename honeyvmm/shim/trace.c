@@ -256,7 +256,7 @@ static u64 file_of(u64 task, u64 fd)
 	return word(word(table + trace.at[AT_FDT_FD]) + 8 * (u32)fd);
 }
 
-/* How much is kept of a file's bytes; `*known`: it is one that was asked for. */
+/* How much is kept of a file's bytes; `*known`: 1 + its place among those that were asked for, or 0. */
 static u64 file_cap(u64 file, int *known)
 {
 	u64 operations = word(file + trace.at[AT_FILE_OP]);
@@ -266,7 +266,7 @@ static u64 file_cap(u64 file, int *known)
 	*known = 0;
 	for (int i = 0; i < TRACE_FILES && trace.files[i].operations; i++) {
 		if (trace.files[i].operations == operations) {
-			*known = 1;
+			*known = i + 1;
 			return minimum(trace.files[i].cap, ARGUMENT_MAX);
 		}
 	}
@@ -304,9 +304,9 @@ void trace_enter(int compat)
 			args[i] = (u32)narrow[i];
 	}
 	u64 task = current(), cap = minimum(trace.cap, STRING_MAX);
+	int known = 0;
 	if (spec & SPEC_FILE) {
 		u64 file = file_of(task, args[0]);
-		int known = 0;
 		if (file)
 			cap = file_cap(file, &known);
 		if (spec & SPEC_KNOWN_FILE && !known)
@@ -319,7 +319,7 @@ void trace_enter(int compat)
 		return;
 	struct record *record = begin(&pen, RECORD_ENTER, nr, task);
 	u64 seq = record->seq = ++trace.seq;
-	record->flags = compat ? RECORD_COMPAT : 0;
+	u64 flags = record->flags = (compat ? RECORD_COMPAT : 0) | known << RECORD_FILE_SHIFT;
 	for (int i = 0; i < 6; i++)
 		put(&pen, args[i]);
 	u64 again = 0;
@@ -339,7 +339,7 @@ void trace_enter(int compat)
 		p = &trace_pending[(task >> 6) * 0x9e3779b97f4a7c15ul >> 54];
 		trace.lost++;
 	}
-	*p = (struct pending){ task, seq, spec | again, nr | cap << 16 | (u64)compat << 63, { args[0], args[1], args[2], args[3], args[4], args[5] } };
+	*p = (struct pending){ task, seq, spec | again, nr | cap << 16 | flags << 56, { args[0], args[1], args[2], args[3], args[4], args[5] } };
 }
 
 /* The task returns to user mode, with this in rax. */
@@ -352,13 +352,13 @@ void trace_leave(u64 result)
 		return;
 	struct pending call = *p;
 	p->task = 0;
-	u64 nr = call.nr & 0xffff, cap = minimum(call.nr << 1 >> 17, ARGUMENT_MAX);
+	u64 nr = call.nr & 0xffff, cap = minimum(call.nr << 8 >> 24, ARGUMENT_MAX);
 	struct pen pen = reserve(bound(call.spec, call.args, cap));
 	if (!pen.start)
 		return;
 	struct record *record = begin(&pen, RECORD_LEAVE, nr, task);
 	record->seq = call.seq;
-	record->flags = call.nr >> 63 ? RECORD_COMPAT : 0;
+	record->flags = call.nr >> 56;
 	put(&pen, result);
 	for (int i = 0; i < 6; i++) {
 		u32 kind = kind_of(call.spec, i);

@@ -5,7 +5,7 @@
 #include "area.h"
 
 #define TRACE_CALLS 512
-#define TRACE_FILES 16
+#define TRACE_FILES 15
 #define TRACE_PENDING 1024
 #define RING_BYTES (1ul << 20)
 /* The longest record, and what one argument may take of it. */
@@ -40,13 +40,14 @@ struct trace {
 	u64 sockets;            /*  72: the operations of every socket's file: its socket's own tell the kind */
 	u64 pad[2];
 	u32 at[16];             /*  96 */
-	struct { u64 operations, cap; } files[TRACE_FILES]; /* 160: what is kept of files with these operations; address 0 ends the list */
+	struct { u64 operations, cap; } files[TRACE_FILES + 1]; /* 160: what is kept of files with these operations; address 0 ends the list */
 	u32 spec[2][TRACE_CALLS]; /* 416: 64-bit calls, 32-bit calls */
 };
 
 /* A record's head. Records follow each other at multiples of eight; none wraps around: RECORD_PAD fills the ring's end. */
 enum { RECORD_PAD, RECORD_ENTER, RECORD_LEAVE };
 #define RECORD_COMPAT 1
+#define RECORD_FILE_SHIFT 4 /* of flags: 1 + the place in `files` of argument 0's file, or 0 */
 struct record {
 	u32 bytes;
 	u8 kind, flags;
@@ -69,7 +70,7 @@ struct chunk {
 	u64 length;   /* that the call speaks of */
 };
 
-struct pending { u64 task, seq, spec, nr, args[6]; };
+struct pending { u64 task, seq, spec, nr, args[6]; }; /* nr: also the cap, and the flags of the record in the highest byte */
 
 _Static_assert(__builtin_offsetof(struct trace, tail) == 64 && __builtin_offsetof(struct trace, at) == 96, "trace");
 _Static_assert(__builtin_offsetof(struct trace, files) == 160 && __builtin_offsetof(struct trace, spec) == 416, "trace");

@@ -5,3 +5,4 @@
 //! writes to the guest.
 
 pub mod symbols;
+pub mod trace;

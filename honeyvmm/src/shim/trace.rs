@@ -14,7 +14,7 @@ pub const RING_BYTES: u64 = window::RING_END - window::RING;
 /// Call numbers that can be recorded; numbers from here on never are.
 pub const CALLS: usize = 512;
 /// Kinds of files that can be told apart.
-pub const FILES_MAX: usize = 16;
+pub const FILES_MAX: usize = 15;
 /// Offsets that the shim is told.
 const OFFSETS: usize = 16;
 
@@ -131,7 +131,7 @@ struct TraceLayout {
     sockets: u64,
     pad: [u64; 2],
     at: [u32; OFFSETS],
-    files: [[u64; 2]; FILES_MAX],
+    files: [[u64; 2]; FILES_MAX + 1],
     spec: [[u32; CALLS]; 2],
 }
 

@@ -38,7 +38,7 @@ pub const CALLS: [Call; 362] = [
     call(13, "rt_sigaction", "Gxxu"),
     call(14, "rt_sigprocmask", "dxxu"),
     call(15, "rt_sigreturn", ""),
-    call(16, "ioctl", "fxx"),
+    call(16, "ioctl", "fxt"),
     call(17, "pread64", "foud"),
     call(18, "pwrite64", "fiud"),
     call(19, "readv", "fVu"),
@@ -394,4 +394,44 @@ pub fn by_number(number: u16) -> Option<&'static Call> {
 /// The call of this name.
 pub fn by_name(name: &str) -> Option<&'static Call> {
     CALLS.iter().find(|call| call.name == name)
+}
+
+/// Numbers of the 32-bit calls (syscall_32.tbl) that mean the same as a 64-bit one, with its name: an intruder may use `int $0x80`.
+#[rustfmt::skip]
+const COMPAT: [(u16, &str); 85] = [
+    (1, "exit"), (2, "fork"), (3, "read"), (4, "write"), (5, "open"), (6, "close"), (8, "creat"), (9, "link"), (10, "unlink"),
+    (11, "execve"), (12, "chdir"), (14, "mknod"), (15, "chmod"), (20, "getpid"), (21, "mount"), (23, "setuid"), (26, "ptrace"),
+    (37, "kill"), (38, "rename"), (39, "mkdir"), (40, "rmdir"), (42, "pipe"), (46, "setgid"), (49, "geteuid"), (54, "ioctl"),
+    (61, "chroot"), (63, "dup2"), (66, "setsid"), (70, "setreuid"), (71, "setregid"), (83, "symlink"), (85, "readlink"),
+    (92, "truncate"), (93, "ftruncate"), (94, "fchmod"), (120, "clone"), (128, "init_module"), (129, "delete_module"),
+    (133, "fchdir"), (145, "readv"), (146, "writev"), (164, "setresuid"), (170, "setresgid"), (180, "pread64"), (181, "pwrite64"),
+    (182, "chown"), (190, "vfork"), (203, "setreuid"), (204, "setregid"), (206, "setgroups"), (207, "fchown"), (208, "setresuid"),
+    (210, "setresgid"), (212, "chown"), (213, "setuid"), (214, "setgid"), (215, "setfsuid"), (238, "tkill"), (252, "exit_group"),
+    (270, "tgkill"), (295, "openat"), (296, "mkdirat"), (298, "fchownat"), (301, "unlinkat"), (302, "renameat"), (303, "linkat"),
+    (304, "symlinkat"), (306, "fchmodat"), (320, "utimensat"), (350, "finit_module"), (353, "renameat2"), (356, "memfd_create"),
+    (357, "bpf"), (358, "execveat"), (359, "socket"), (361, "bind"), (362, "connect"), (363, "listen"), (364, "accept4"),
+    (369, "sendto"), (370, "sendmsg"), (371, "recvfrom"), (372, "recvmsg"), (435, "clone3"), (437, "openat2"),
+];
+
+/// The call of this number in either table.
+pub fn of(number: u16, compat: bool) -> Option<&'static Call> {
+    if !compat {
+        return by_number(number);
+    }
+    let index = COMPAT.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+    by_name(COMPAT[index].1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_tables_are_in_order_and_name_calls() {
+        assert!(CALLS.is_sorted_by_key(|call| call.number) && COMPAT.is_sorted_by_key(|(number, _)| *number));
+        for (number, name) in COMPAT {
+            assert_eq!(of(number, true).map(|call| call.name), Some(name));
+        }
+        assert!(CALLS.iter().all(|call| call.arguments.len() <= 6));
+    }
 }

@@ -1,0 +1,9 @@
+//! The system-call trace: what is recorded ([`selection`]), its records ([`record`]), the ring they come from ([`ring`]), calls made of
+//! beginnings and ends ([`pairing`]), and how they are printed ([`strace`]).
+
+pub mod calls;
+pub mod pairing;
+pub mod record;
+pub mod ring;
+pub mod selection;
+pub mod strace;
