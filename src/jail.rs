@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// First uid of domains; a domain's own is this plus its domid.
 pub const DOMAIN_UID_BASE: u32 = 200_000;
+/// First uid of the processes that look at domains.
+pub const OBSERVER_UID_BASE: u32 = 400_000;
 /// Descriptors that a domain process may have open: what it was handed, KVM's own, and some room.
 const DESCRIPTORS_MAX: u64 = 256;
 

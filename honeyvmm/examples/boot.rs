@@ -11,6 +11,7 @@ use std::time::Instant;
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::machine::{Machine, Parts};
 use honeyvmm::memory::{Gpa, Region};
+use honeyvmm::shim::{Layout, SHIM_GPA};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
@@ -24,10 +25,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kernel = KernelImage::parse(&kernel)?;
     let (console, mut ours) = UnixStream::pair()?;
     console.set_nonblocking(true)?;
+    let layout = Layout { ram_bytes: mib << 20, vcpus: 1 };
     let machine = Machine::start(Parts {
         kvm_fd: kvm.as_raw_fd(),
         backend: honeyvmm::kvm::probe(kvm.as_raw_fd())?,
         ram: Region::anonymous(Gpa(0), mib << 20)?,
+        shim: Region::anonymous(SHIM_GPA, layout.shim_bytes())?,
+        trace_bell: None,
         domid: 1,
         name: "boot",
         uuid: [0; 16],

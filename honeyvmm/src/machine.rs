@@ -24,8 +24,8 @@ use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::{Access, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
 use crate::server::{ConsoleStream, Server, Wake};
-use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
 use crate::shim::trace::Trace;
+use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
 use crate::xenbus::{self, Device, Xenbus};
 use crate::xenstore::Xenstore;
 

@@ -19,8 +19,8 @@ use crate::kick::{ThreadTimer, VcpuKicks};
 use crate::kvm::{Exit, Vcpu};
 use crate::memory::Access;
 use crate::shim::{
-    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, Field, Register, Symbols, TRAMPOLINE_EXIT,
-    symbols, window,
+    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, Field, Register, Symbols,
+    TRAMPOLINE_EXIT, symbols, window,
 };
 
 pub use trace_calls::TraceCalls;

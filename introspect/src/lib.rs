@@ -4,5 +4,6 @@
 //! step limit ([`view`], [`walk`]). What the shim records of system calls is read from its rings ([`trace`]). This crate never
 //! writes to the guest.
 
+pub mod observer;
 pub mod symbols;
 pub mod trace;

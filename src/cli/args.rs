@@ -100,6 +100,9 @@ pub enum Command {
         /// Name or number.
         name: String,
     },
+    /// Print a domain's system calls as they happen, in strace's style; nothing in the guest shows it.
+    #[command(after_help = "Example: honeynet trace ssh-server -e openat,execve")]
+    Trace(Trace),
     /// Print the switch's counters.
     #[command(after_help = "Example: honeynet net --json")]
     Net,
@@ -145,6 +148,9 @@ pub enum Command {
     /// One domain's process.
     #[command(hide = true)]
     Honeyvmm(Child),
+    /// Who looks at one domain.
+    #[command(hide = true)]
+    Observer(Child),
     /// The switch.
     #[command(hide = true)]
     Netwatch(Child),
@@ -167,6 +173,19 @@ pub struct Create {
     /// Attach to its console at once.
     #[arg(short, long)]
     pub console: bool,
+}
+
+/// Options of `trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Name or number.
+    pub name: String,
+    /// Only these calls, with commas between; `all` for every one. Without it: what shows who did what.
+    #[arg(short, value_name = "CALLS")]
+    pub expression: Option<String>,
+    /// Only this process of the guest.
+    #[arg(short, value_name = "PID")]
+    pub pid: Option<u32>,
 }
 
 /// Words of `fim`.

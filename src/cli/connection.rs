@@ -89,6 +89,12 @@ impl Connection {
         }
     }
 
+    /// The next line after an answer that goes on; none at its end.
+    pub fn line(&mut self) -> Result<Option<String>, Failure> {
+        let mut line = String::new();
+        Ok((self.reader.read_line(&mut line)? > 0).then_some(line))
+    }
+
     /// The bytes that came after the last answer, and the socket: for the console.
     pub fn into_raw(self) -> (Vec<u8>, UnixStream) {
         (self.reader.buffer().to_vec(), self.reader.into_inner())

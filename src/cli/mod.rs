@@ -7,6 +7,7 @@ mod connection;
 mod console;
 mod domains;
 mod failure;
+mod introspection;
 mod reports;
 mod roles;
 mod up;
@@ -41,6 +42,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Info { name: Some(name) } => out.tree(&ask(Request::DomainInfo { name })?),
         Command::Dmesg { name } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
+        Command::Trace(wanted) => introspection::trace(Connection::open(&state)?, &out, wanted),
         Command::Net => out.tree(&ask(Request::Net)?),
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
@@ -53,6 +55,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Down => domains::down(&state, &out),
         Command::Supervisor => roles::supervisor(state, &file),
         Command::Honeyvmm(child) => roles::honeyvmm(&child),
+        Command::Observer(child) => roles::observer(&child),
         Command::Netwatch(child) => roles::netwatch(&child),
         Command::Logsink(child) => roles::logsink(&child),
         Command::Dashboard(child) => roles::dashboard(&child),

@@ -11,7 +11,7 @@ use super::{Failure, up};
 use crate::honeynet_file::HoneynetFile;
 use crate::jail;
 use crate::state::State;
-use crate::supervisor::{self, DashboardProcess, DomainProcess, LogsinkProcess};
+use crate::supervisor::{self, DashboardProcess, DomainProcess, LogsinkProcess, ObserverProcess};
 
 /// The supervisor, in the foreground.
 pub fn supervisor(state: State, file: &Path) -> Result<(), Failure> {
@@ -57,6 +57,14 @@ pub fn honeyvmm(child: &Child) -> Result<(), Failure> {
     let DomainProcess { jail, domain } = configuration(child)?;
     jail::enter(&jail)?;
     Ok(honeyvmm::run(domain)?)
+}
+
+/// Who looks at one domain.
+pub fn observer(child: &Child) -> Result<(), Failure> {
+    log_to_stderr();
+    let ObserverProcess { jail, config } = configuration(child)?;
+    jail::enter(&jail)?;
+    Ok(introspect::observer::run(config)?)
 }
 
 fn configuration<T: DeserializeOwned>(child: &Child) -> Result<T, Failure> {

@@ -76,6 +76,11 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
             domain.console.attach(socket)?;
             return Ok(After::Closed);
         }
+        Request::Observe { name, question } => {
+            let domain = house.domain(&name)?;
+            domain.observer.ask(&question, socket).map_err(|source| HouseError::Observer { name, source })?;
+            return Ok(After::Closed);
+        }
         Request::Snapshot { name, reason } => evidence::snapshot(house, &*house.domain(&name)?, reason)?,
         Request::FimBaseline { name } => evidence::baseline(house, &*house.domain(&name)?)?,
         Request::FimCheck { name } => evidence::check(house, &*house.domain(&name)?)?,

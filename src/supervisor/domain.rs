@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::cgroup::MemoryGroup;
 use super::console::Console;
 use super::control::{Control, ExitReason, Notice};
+use super::observer::Observer;
 use super::resources::Disk;
 use crate::domain_file::{DomainFile, OnExit};
 
@@ -70,6 +71,8 @@ pub struct Domain {
     pub control: Control,
     /// Its console.
     pub console: Arc<Console>,
+    /// Who looks at it.
+    pub observer: Observer,
     /// When it was built.
     pub built: Instant,
     // Locked for short looks and changes only, never over a request to the domain's process.
@@ -109,6 +112,7 @@ impl Domain {
         disks: Vec<Disk>,
         control: Control,
         console: Arc<Console>,
+        observer: Observer,
     ) -> Domain {
         let status = Status {
             name: file.name.clone(),
@@ -121,7 +125,21 @@ impl Domain {
         };
         let (status, changed) = (Mutex::new(status), Condvar::new());
         let built = Instant::now();
-        Domain { domid, file, folder, uuid, macs, ram, disks, control, console, built, status, changed }
+        Domain {
+            domid,
+            file,
+            folder,
+            uuid,
+            macs,
+            ram,
+            disks,
+            control,
+            console,
+            observer,
+            built,
+            status,
+            changed,
+        }
     }
 
     /// Its name now; `rename-restart` changes it.

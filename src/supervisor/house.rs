@@ -71,6 +71,15 @@ pub enum HouseError {
         /// Why.
         error: ControlError,
     },
+    /// Its observer does not run.
+    #[error("domain {name} cannot be observed")]
+    Observer {
+        /// The domain.
+        name: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Its console is not to be had.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -247,6 +256,7 @@ impl House {
     }
 
     fn ended(self: &Arc<House>, domain: &Arc<Domain>, ending: Ending) {
+        domain.observer.close();
         let (id, detail) = match &ending {
             Ending::NeverStarted => return,
             Ending::Destroyed => (EventId::DomainStopped, json!("destroyed")),

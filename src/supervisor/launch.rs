@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::domain::{Domain, uuid_text};
 use super::network::{Network, SwitchError};
+use super::observer::{Observer, Sight};
 use super::process::{Descriptors, Program};
 use super::resources::{self, Disk, ResourceError, Vif};
 use crate::domain_file::DomainFile;
@@ -114,11 +116,32 @@ pub fn launch(
     let child = Child { control: sockets.child_control, console: sockets.child_console };
     let program = program(state, &plan, &parts, child, &vmm_log).map_err(step("write its configuration"))?;
 
+    let sight = Sight {
+        name: name.clone(),
+        domid: plan.domid,
+        memory_mib: plan.file.memory_mib,
+        kernel: parts.kernel,
+        ram: resources::read_only(&parts.ram)?,
+        shim: parts.shim,
+        bell: parts.bell,
+        log: vmm_log.try_clone().map_err(step("open its log"))?,
+    };
+    let observer = Observer::new(state.clone(), sight);
     let Plan { domid, file, folder, uuid } = plan;
     let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
     let memory_bytes = file.memory_mib << 20;
-    let domain =
-        Arc::new(Domain::new(domid, file, folder, uuid, macs, parts.ram, parts.disks, control, console));
+    let domain = Arc::new(Domain::new(
+        domid,
+        file,
+        folder,
+        uuid,
+        macs,
+        parts.ram,
+        parts.disks,
+        control,
+        console,
+        observer,
+    ));
     let pid = start(&domain, program, reader, ended).map_err(step("start its process"))?;
     let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
         tracing::warn!(%error, name, "no memory limit for this domain's process");
@@ -143,6 +166,8 @@ struct Parts {
     disks: Vec<Disk>,
     vifs: Vec<Vif>,
     ram: File,
+    shim: File,
+    bell: OwnedFd,
     kvm: File,
     backend: Backend,
 }
@@ -161,6 +186,8 @@ impl Parts {
             disks: resources::disks(file, &plan.folder, own)?,
             vifs: resources::vifs(file, plan.uuid)?,
             ram: resources::ram(file.memory_mib)?,
+            shim: resources::shim(file.memory_mib)?,
+            bell: resources::bell()?,
             backend: resources::backend(&kvm)?,
             kvm,
         })
@@ -202,6 +229,8 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
         ram_fd: hand.descriptors.hand_copy(&parts.ram)?,
+        shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
+        trace_bell_fd: Some(hand.descriptors.hand_copy(&parts.bell)?),
         control_fd: hand.descriptors.hand(child.control),
         console_fd: hand.descriptors.hand(child.console),
         events_fd: hand.events(state),

@@ -87,6 +87,13 @@ pub enum Request {
         /// Name or domid.
         name: String,
     },
+    /// A question to the observer of a domain, which answers by itself; the connection ends with its answer.
+    Observe {
+        /// Name or domid.
+        name: String,
+        /// What it is asked.
+        question: introspect::observer::Request,
+    },
     /// Counters of the switch.
     Net,
     /// Takes everything down and ends the supervisor.
@@ -113,6 +120,7 @@ impl Request {
             Request::List { .. }
             | Request::Info
             | Request::Net
+            | Request::Observe { .. }
             | Request::Snapshot { .. }
             | Request::FimCheck { .. }
             | Request::Pause { .. }

@@ -3,14 +3,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use honeyvmm::disk::{BaseId, DiskError, Layer};
 use honeyvmm::kvm::KvmError;
-use honeyvmm::shim::Backend;
+use honeyvmm::shim::{Backend, Layout};
+use rustix::event::EventfdFlags;
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use vifport::{Port, PortFds};
 
@@ -203,13 +204,34 @@ pub fn ram(memory_mib: u64) -> Result<File, ResourceError> {
     if (memory_mib << 20) + HOST_RESERVE_BYTES > available {
         return Err(ResourceError::NoMemory { wanted_mib: memory_mib, available_mib: available >> 20 });
     }
-    let made =
-        rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).and_then(|memory| {
-            rustix::fs::ftruncate(&memory, memory_mib << 20)?;
-            rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-            Ok(File::from(memory))
-        });
-    made.map_err(|errno| ResourceError::Make { what: "the RAM", source: errno.into() })
+    sealed_memory("ram", memory_mib << 20)
+        .map_err(|errno| ResourceError::Make { what: "the RAM", source: errno.into() })
+}
+
+/// The shim's memory of a domain with so much RAM; little of it is ever touched.
+pub fn shim(memory_mib: u64) -> Result<File, ResourceError> {
+    let layout = Layout { ram_bytes: memory_mib << 20, vcpus: 1 };
+    sealed_memory("shim", layout.shim_bytes())
+        .map_err(|errno| ResourceError::Make { what: "the shim's memory", source: errno.into() })
+}
+
+/// What the VMM rings when somebody should look at the trace.
+pub fn bell() -> Result<OwnedFd, ResourceError> {
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|errno| ResourceError::Make { what: "a bell", source: errno.into() })
+}
+
+/// The same memory, for reading only.
+pub fn read_only(memory: &File) -> Result<File, ResourceError> {
+    File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))
+        .map_err(|source| ResourceError::Make { what: "a view of the RAM", source })
+}
+
+fn sealed_memory(name: &str, bytes: u64) -> rustix::io::Result<File> {
+    let memory = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&memory, bytes)?;
+    rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(File::from(memory))
 }
 
 /// Copies RAM to a file; pages that were never touched stay holes.

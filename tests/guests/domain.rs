@@ -13,6 +13,7 @@ use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::machine::{Handle, Machine, Parts};
 use honeyvmm::memory::{Gpa, Region};
 use honeyvmm::run_loop::End;
+use honeyvmm::shim::{Layout, SHIM_GPA};
 
 /// How long a domain that is told to end may take; a broken `destroy` would take for ever.
 const DESTROY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,10 +68,13 @@ impl Domain {
         let kernel = KernelImage::parse(guest.kernel).unwrap();
         let (theirs, ours) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
+        let layout = Layout { ram_bytes: guest.memory_mib << 20, vcpus: 1 };
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
             ram: Region::anonymous(Gpa(0), guest.memory_mib << 20).unwrap(),
+            shim: Region::anonymous(SHIM_GPA, layout.shim_bytes()).unwrap(),
+            trace_bell: None,
             domid: 1,
             name: "guest",
             uuid: [7; 16],

@@ -6,7 +6,9 @@ mod layout;
 pub mod trace;
 mod views;
 
-pub use area::{Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, COUNT_NAMES, Field, Register, TrapInfo};
+pub use area::{
+    Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, COUNT_NAMES, Field, Register, TrapInfo,
+};
 pub use descriptors::{TR_ACCESS_BUSY, sanitized_descriptor};
 pub use layout::{
     Backend, GRANT_FRAMES, Layout, M2P_VA, SHIM_GPA, SHIM_VA, Symbols, TRAMPOLINE_EXIT, VCPUS_MAX, image,

@@ -45,7 +45,9 @@ impl Traced {
 
     /// What this argument named, as far as it could be read.
     pub fn named(&self, argument: u8) -> Option<&Chunk> {
-        let of = |chunks: &'_ [Chunk]| chunks.iter().position(|chunk| chunk.argument == argument && chunk.index != 255);
+        let of = |chunks: &'_ [Chunk]| {
+            chunks.iter().position(|chunk| chunk.argument == argument && chunk.index != 255)
+        };
         let after = of(&self.after).map(|index| &self.after[index]);
         let before = of(&self.enter.chunks).map(|index| &self.enter.chunks[index]);
         match (before, after) {

@@ -230,7 +230,9 @@ mod tests {
         lying[48 + 4..48 + 8].copy_from_slice(&u32::MAX.to_le_bytes());
         let mut short = record(1, &[0; 48]);
         short.truncate(60);
-        for bytes in [record(1, &[0; 40]), record(2, &[]), record(3, &[0; 48]), record(1, &lying), short, Vec::new()] {
+        for bytes in
+            [record(1, &[0; 40]), record(2, &[]), record(3, &[0; 48]), record(1, &lying), short, Vec::new()]
+        {
             assert!(parse(&bytes).is_err());
         }
         let many: Vec<u8> = (0..200).flat_map(|_| chunk(0, 0, b"")).collect();

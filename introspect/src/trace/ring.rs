@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn a_forged_ring_is_an_error_and_then_empty() {
-        for (head, bytes) in [(u64::MAX, leave(1)), (72, vec![0; 72]), (72, vec![0xff; 72]), (64, leave(1)), (71, leave(1))] {
+        for (head, bytes) in
+            [(u64::MAX, leave(1)), (72, vec![0; 72]), (72, vec![0xff; 72]), (64, leave(1)), (71, leave(1))]
+        {
             let writer = Writer::new();
             writer.put(0, &bytes);
             let mut ring = writer.ring();

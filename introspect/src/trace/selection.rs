@@ -41,13 +41,14 @@ const DEFAULT: [&str; 75] = [
 ];
 /// Calls that move bytes through a descriptor: what is kept depends on its file.
 const THROUGH_FILES: [&str; 13] = [
-    "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "sendto", "recvfrom", "sendmsg", "recvmsg",
-    "ioctl",
+    "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "sendto", "recvfrom",
+    "sendmsg", "recvmsg", "ioctl",
 ];
 /// Of these, those that are recorded only for terminals and sockets: reads of ordinary files are a program's own affair.
 const KNOWN_ONLY: [&str; 5] = ["read", "readv", "pread64", "preadv", "ioctl"];
 /// What may make a file vanish: its contents are read while the vcpu waits.
-const SYNC_ENTER: [&str; 8] = ["unlink", "unlinkat", "rename", "renameat", "renameat2", "ftruncate", "truncate", "exit_group"];
+const SYNC_ENTER: [&str; 8] =
+    ["unlink", "unlinkat", "rename", "renameat", "renameat2", "ftruncate", "truncate", "exit_group"];
 const SYNC_LEAVE: [&str; 2] = ["execve", "execveat"];
 
 /// Files that are told apart, in the order in which the shim is given them.
@@ -136,7 +137,10 @@ impl Selection {
     /// There is no such call.
     pub fn named(list: &str) -> Result<Selection, SelectionError> {
         if list == "all" {
-            return Ok(Selection { numbers: calls::CALLS.iter().map(|call| call.number).collect(), plain: true });
+            return Ok(Selection {
+                numbers: calls::CALLS.iter().map(|call| call.number).collect(),
+                plain: true,
+            });
         }
         let number = |name: &str| {
             let call = calls::by_name(name.trim());
@@ -151,19 +155,12 @@ impl Selection {
         self.numbers.contains(&number)
     }
 
-    /// Both: what either wants.
-    pub fn join(&self, other: &Selection) -> [Vec<u32>; 2] {
-        let mut words = self.words();
-        for (mine, theirs) in words.iter_mut().zip(other.words()) {
-            for (mine, theirs) in mine.iter_mut().zip(theirs) {
-                // A call that one of them wants without a filter has none.
-                let filters = *mine & theirs & (spec::KNOWN_FILE | spec::WRITTEN);
-                let neither = spec::KNOWN_FILE | spec::WRITTEN;
-                *mine = match (*mine & spec::RECORD, theirs & spec::RECORD) {
-                    (_, 0) => *mine,
-                    (0, _) => theirs,
-                    _ => (*mine | theirs) & !neither | filters,
-                };
+    /// What any of them wants.
+    pub fn all_of(selections: &[&Selection]) -> [Vec<u32>; 2] {
+        let mut words = [vec![0; CALLS], vec![0; CALLS]];
+        for selection in selections {
+            for (all, its) in words.iter_mut().zip(selection.words()) {
+                all.iter_mut().zip(its).for_each(|(all, its)| *all = join(*all, its));
             }
         }
         words
@@ -199,6 +196,16 @@ impl Selection {
             word |= if SYNC_LEAVE.contains(&call.name) { spec::SYNC_LEAVE } else { 0 };
         }
         word
+    }
+}
+
+/// What either wants; a call that one of them wants without a filter has none.
+fn join(mine: u32, theirs: u32) -> u32 {
+    const FILTERS: u32 = spec::KNOWN_FILE | spec::WRITTEN;
+    match (mine & spec::RECORD, theirs & spec::RECORD) {
+        (_, 0) => mine,
+        (0, _) => theirs,
+        _ => (mine | theirs) & !FILTERS | mine & theirs & FILTERS,
     }
 }
 
@@ -244,7 +251,10 @@ pub fn setup(symbols: &Symbols, selection: &Selection) -> Result<TraceSetup, Sel
         offsets: Offset::ALL.into_iter().map(offset).collect::<Result<_, _>>()?,
         sockets: address("socket_file_ops").unwrap_or(0),
         // One that this kernel lacks keeps its place: kinds are known by it.
-        files: FileKind::ALL.iter().map(|kind| (address(kind.operations()).unwrap_or(u64::MAX), kind.kept())).collect(),
+        files: FileKind::ALL
+            .iter()
+            .map(|kind| (address(kind.operations()).unwrap_or(u64::MAX), kind.kept()))
+            .collect(),
         cap: CAP,
         calls,
         compat_calls,
@@ -275,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_filter_holds_only_where_both_have_it() {
-        let joined = &Selection::default_set().join(&Selection::named("read").unwrap())[0];
+        let joined = &Selection::all_of(&[&Selection::default_set(), &Selection::named("read").unwrap()])[0];
         assert_eq!(joined[0] & spec::KNOWN_FILE, 0);
         assert_ne!(joined[19] & spec::KNOWN_FILE, 0);
     }

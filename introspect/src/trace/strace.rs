@@ -85,12 +85,15 @@ fn argument(call: &Traced, letter: char, index: u8, value: u64) -> String {
         'F' if value as i32 == AT_FDCWD => "AT_FDCWD".to_owned(),
         'F' => (value as i32).to_string(),
         'u' => value.to_string(),
-        'O' => format!("{:#05o}", value & 0o7777),
+        'O' => format!("0{:03o}", value & 0o7777),
         'P' => open_flags(value),
         'G' => SIGNALS.get(value as usize).map_or_else(|| value.to_string(), |name| (*name).to_owned()),
         's' | 'i' | 'o' => call.named(index).map_or_else(|| pointer(value), |chunk| quoted(chunk)),
         'S' => strings(call, index, value),
-        'a' | 'A' => call.address(index).and_then(|chunk| socket_address(&chunk.bytes)).unwrap_or_else(|| pointer(value)),
+        'a' | 'A' => call
+            .address(index)
+            .and_then(|chunk| socket_address(&chunk.bytes))
+            .unwrap_or_else(|| pointer(value)),
         'v' | 'V' | 'm' | 'M' => vector(call, index, value),
         _ => pointer(value),
     }
@@ -136,7 +139,8 @@ fn strings(call: &Traced, index: u8, value: u64) -> String {
 }
 
 fn vector(call: &Traced, index: u8, value: u64) -> String {
-    let chunks = if call.after.iter().any(|chunk| chunk.argument == index) { &call.after } else { &call.enter.chunks };
+    let chunks =
+        if call.after.iter().any(|chunk| chunk.argument == index) { &call.after } else { &call.enter.chunks };
     let of = chunks.iter().filter(|chunk| chunk.argument == index && chunk.index != 255);
     let texts: Vec<String> = of.map(quoted).collect();
     if texts.is_empty() { pointer(value) } else { format!("[{}]", texts.join(", ")) }
@@ -177,12 +181,18 @@ fn socket_address(bytes: &[u8]) -> Option<String> {
         2 => {
             let address: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
             let address = std::net::Ipv4Addr::from(address);
-            Some(format!("{{sa_family=AF_INET, sin_port=htons({}), sin_addr=inet_addr(\"{address}\")}}", port()?))
+            Some(format!(
+                "{{sa_family=AF_INET, sin_port=htons({}), sin_addr=inet_addr(\"{address}\")}}",
+                port()?
+            ))
         }
         10 => {
             let address: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
             let address = std::net::Ipv6Addr::from(address);
-            Some(format!("{{sa_family=AF_INET6, sin6_port=htons({}), inet_pton(AF_INET6, \"{address}\")}}", port()?))
+            Some(format!(
+                "{{sa_family=AF_INET6, sin6_port=htons({}), inet_pton(AF_INET6, \"{address}\")}}",
+                port()?
+            ))
         }
         other => Some(format!("{{sa_family={other}}}")),
     }
@@ -208,7 +218,9 @@ fn result(call: &Traced) -> String {
             let text = i32::try_from(-result).map_or("", |number| Errno::from_raw(number).desc());
             format!("-1 {name} ({text})")
         }
-        None if matches!(call.call().map(|known| known.name), Some("mmap" | "brk" | "mremap" | "shmat")) => pointer(result as u64),
+        None if matches!(call.call().map(|known| known.name), Some("mmap" | "brk" | "mremap" | "shmat")) => {
+            pointer(result as u64)
+        }
         None => result.to_string(),
     }
 }
@@ -249,15 +261,29 @@ mod tests {
     fn calls_look_as_strace_prints_them() {
         let cwd = u64::from(AT_FDCWD as u32);
         for (call, expected) in [
-            (traced(257, [cwd, 1, 0o2000000, 0, 0, 0], &[(1, b"/etc/passwd")], 3), "openat(AT_FDCWD, \"/etc/passwd\", O_RDONLY|O_CLOEXEC) = 3"),
+            (
+                traced(257, [cwd, 1, 0o2000000, 0, 0, 0], &[(1, b"/etc/passwd")], 3),
+                "openat(AT_FDCWD, \"/etc/passwd\", O_RDONLY|O_CLOEXEC) = 3",
+            ),
             (traced(1, [1, 1, 4, 0, 0, 0], &[(1, b"a\x1b[2\n")], 4), "write(1, \"a\\33[2\\n\", 4) = 4"),
-            (traced(59, [1, 1, 1, 0, 0, 0], &[(0, b"/bin/ls"), (1, b"ls"), (1, b"-l"), (2, b"A=b")], 0), "execve(\"/bin/ls\", [\"ls\", \"-l\"], [\"A=b\"]) = 0"),
+            (
+                traced(59, [1, 1, 1, 0, 0, 0], &[(0, b"/bin/ls"), (1, b"ls"), (1, b"-l"), (2, b"A=b")], 0),
+                "execve(\"/bin/ls\", [\"ls\", \"-l\"], [\"A=b\"]) = 0",
+            ),
             (traced(3, [9, 0, 0, 0, 0, 0], &[], -9), "close(9) = -1 EBADF (Bad file number)"),
             (
-                traced(42, [3, 1, 16, 0, 0, 0], &[(1, &[2, 0, 0, 22, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])], 0),
+                traced(
+                    42,
+                    [3, 1, 16, 0, 0, 0],
+                    &[(1, &[2, 0, 0, 22, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])],
+                    0,
+                ),
                 "connect(3, {sa_family=AF_INET, sin_port=htons(22), sin_addr=inet_addr(\"10.0.0.1\")}, 16) = 0",
             ),
-            (traced(500, [0; 6], &[], -38), "syscall_0x1f4(NULL, NULL, NULL, NULL, NULL, NULL) = -1 ENOSYS (Function not implemented)"),
+            (
+                traced(500, [0; 6], &[], -38),
+                "syscall_0x1f4(NULL, NULL, NULL, NULL, NULL, NULL) = -1 ENOSYS (Function not implemented)",
+            ),
         ] {
             assert_eq!(line(&call), expected);
         }

@@ -1,0 +1,255 @@
+//! The process that looks at one domain: it reads the trace, keeps its sessions, and answers what is asked about the guest.
+//!
+//! It is handed everything and opens nothing but files below the folders that it was handed. What comes from the guest is foreign;
+//! should it break this process all the same, the domain runs on and the supervisor starts another.
+
+mod clients;
+mod requests;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use events::Emitter;
+use honeyvmm::kernel_image::{KernelImage, KernelImageError};
+use honeyvmm::memory::{MemoryError, Region};
+use honeyvmm::shim::trace::Trace;
+use honeyvmm::shim::{Layout, SHIM_GPA};
+use memmap2::Mmap;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
+
+use crate::symbols::{Symbols, SymbolsError};
+use crate::trace::pairing::Pairing;
+use crate::trace::ring::Ring;
+use crate::trace::selection::{self, Selection, SelectionError};
+use clients::Clients;
+pub use requests::Request;
+use requests::Requests;
+
+/// How often the rings are looked at while something is recorded; the bell rings when one is half full.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// And while nothing is.
+const IDLE: Duration = Duration::from_secs(1);
+/// Records of one ring that are taken before the next one has its turn.
+const BATCH: usize = 4096;
+
+/// What the process is handed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObserverConfig {
+    /// The domain's name.
+    pub name: String,
+    /// Its number.
+    pub domid: u32,
+    /// RAM in MiB.
+    pub memory_mib: u64,
+    /// Number of vcpus.
+    pub vcpus: u32,
+    /// The kernel that it was booted from.
+    pub kernel_fd: RawFd,
+    /// RAM: the memfd, opened for reading only.
+    pub ram_fd: RawFd,
+    /// The shim's memory: a memfd.
+    pub shim_fd: RawFd,
+    /// Rung by the VMM when the rings should be looked at.
+    pub bell_fd: RawFd,
+    /// Where questions come from: one message each, with the socket to answer on.
+    pub requests_fd: RawFd,
+    /// Stream socket to logsink.
+    pub events_fd: Option<RawFd>,
+}
+
+/// Why a domain is not observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserverError {
+    /// A descriptor does not do what it was handed for.
+    #[error("cannot use the {what} that was handed in")]
+    Handed {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel is none.
+    #[error("the kernel cannot be read")]
+    Kernel(#[from] KernelImageError),
+    /// It tells nothing of itself.
+    #[error("the kernel's symbols cannot be read")]
+    Symbols(#[from] SymbolsError),
+    /// It tells too little.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// Memory is not to be had.
+    #[error("the domain's memory cannot be looked at")]
+    Memory(#[from] MemoryError),
+}
+
+/// Looks until the one who asks is gone.
+///
+/// # Errors
+/// What keeps it from looking.
+pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
+    let mut observer = Observer::new(&config)?;
+    loop {
+        let timeout = if observer.recording() { LOOK_EVERY } else { IDLE };
+        let (rung, asked) = wait(&observer.bell, observer.requests.as_fd(), timeout)?;
+        if rung {
+            // Its count says nothing: the rings are looked at anyway.
+            let _ = rustix::io::read(&observer.bell, &mut [0; 8]);
+        }
+        observer.look();
+        if asked && !observer.answer() {
+            return Ok(());
+        }
+    }
+}
+
+struct Observer {
+    symbols: Arc<Symbols>,
+    rings: Vec<Ring>,
+    pairings: Vec<Pairing>,
+    bell: OwnedFd,
+    requests: Requests,
+    clients: Clients,
+    armed: bool,
+}
+
+impl Observer {
+    fn new(config: &ObserverConfig) -> Result<Observer, ObserverError> {
+        let kernel = map("kernel", owned(config.kernel_fd))?;
+        let symbols = Symbols::of_kernel(&KernelImage::parse(&kernel)?)?;
+        drop(kernel);
+        let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.vcpus };
+        let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
+        let traces: Vec<Trace> =
+            (0..config.vcpus).map(|vcpu| Trace::new(&shim, vcpu)).collect::<Result<_, _>>()?;
+        let setup = selection::setup(&symbols, &Selection::default_set())?;
+        traces.iter().try_for_each(|trace| trace.set_up(&setup))?;
+        let emitter = config.events_fd.and_then(|fd| {
+            let emitter = Emitter::from_fd(owned(fd), "observer");
+            emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
+        });
+        drop(emitter);
+        Ok(Observer {
+            symbols: Arc::new(symbols),
+            pairings: traces.iter().map(|_| Pairing::default()).collect(),
+            rings: traces.into_iter().map(Ring::new).collect(),
+            bell: owned(config.bell_fd),
+            requests: Requests::new(owned(config.requests_fd)),
+            clients: Clients::default(),
+            armed: false,
+        })
+    }
+
+    fn recording(&self) -> bool {
+        self.armed
+    }
+
+    /// Takes what the rings have.
+    fn look(&mut self) {
+        for (ring, pairing) in self.rings.iter_mut().zip(&mut self.pairings) {
+            for _ in 0..BATCH {
+                match ring.next() {
+                    Ok(Some(record)) => {
+                        if let Some(call) = pairing.take(record) {
+                            self.clients.show(&call);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "the guest wrote to its trace");
+                        break;
+                    }
+                }
+            }
+            ring.release();
+        }
+        if self.clients.flush() {
+            self.select();
+        }
+    }
+
+    /// Has the shim record what is wanted now.
+    fn select(&mut self) {
+        let wanted = self.clients.selections();
+        let words = Selection::all_of(&wanted);
+        self.armed = !wanted.is_empty();
+        for ring in &self.rings {
+            // The window was found when the trace was made.
+            let _ = ring.trace().set_calls(&words[0], &words[1]);
+            if self.armed {
+                ring.trace().arm();
+            } else {
+                ring.trace().disarm();
+            }
+        }
+    }
+
+    /// One question. False: nobody will ask again.
+    fn answer(&mut self) -> bool {
+        match self.requests.next() {
+            Ok(Some((request, socket))) => {
+                self.serve(request, socket);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "a question that is none");
+                true
+            }
+        }
+    }
+
+    fn serve(&mut self, request: Request, socket: OwnedFd) {
+        match request {
+            Request::Trace { calls, pid } => {
+                match calls.as_deref().map_or_else(|| Ok(Selection::default_set()), Selection::named) {
+                    Ok(selection) => {
+                        self.clients.add(socket, selection, pid);
+                        self.select();
+                    }
+                    Err(error) => requests::refuse(&socket, &error),
+                }
+            }
+            Request::Symbols => {
+                let (build_id, banner) = (self.symbols.build_id(), self.symbols.banner());
+                requests::answer(
+                    &socket,
+                    &serde_json::json!({ "build_id": format!("{build_id:x?}"), "banner": banner }),
+                );
+            }
+        }
+    }
+}
+
+fn wait(bell: impl AsFd, requests: impl AsFd, timeout: Duration) -> Result<(bool, bool), ObserverError> {
+    let (bell, requests) = (bell.as_fd(), requests.as_fd());
+    let mut ready =
+        [PollFd::from_borrowed_fd(bell, PollFlags::IN), PollFd::from_borrowed_fd(requests, PollFlags::IN)];
+    let timeout =
+        Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: i64::from(timeout.subsec_nanos()) };
+    match poll(&mut ready, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(errno) => return Err(ObserverError::Handed { what: "bell", source: errno.into() }),
+    }
+    Ok((!ready[0].revents().is_empty(), !ready[1].revents().is_empty()))
+}
+
+fn map(what: &'static str, file: OwnedFd) -> Result<Mmap, ObserverError> {
+    // SAFETY:
+    // - The file is root's and is replaced by renaming, never written in place; were it truncated all the same, this process would end by
+    //   SIGBUS, and the domain would run on.
+    // - What is read from it is checked as foreign bytes and copied before the mapping goes.
+    unsafe { Mmap::map(&File::from(file)) }.map_err(|source| ObserverError::Handed { what, source })
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY:
+    // - The descriptor is open: the toolstack put it under this number before exec, and names each number once.
+    // - Nothing else in this process owns it: each field of the configuration is taken once, by `Observer::new`.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
