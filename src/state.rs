@@ -84,6 +84,21 @@ impl State {
         self.root.join("pcap")
     }
 
+    /// Recordings of terminals.
+    pub fn tty(&self) -> PathBuf {
+        self.root.join("tty")
+    }
+
+    /// What is written of sessions.
+    pub fn sessions(&self) -> PathBuf {
+        self.root.join("sessions")
+    }
+
+    /// Files that intruders left, by SHA-256.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples")
+    }
+
     /// logsink's journal.
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")

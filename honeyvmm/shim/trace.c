@@ -327,7 +327,8 @@ void trace_enter(int compat)
 		if (kind_of(spec, i) && put_before(&pen, kind_of(spec, i), i, args, cap))
 			again |= 1ul << (32 + i);
 	publish(&pen);
-	if (spec & SPEC_SYNC_ENTER)
+	/* What goes through terminals and sockets does not vanish with the descriptor. */
+	if (spec & SPEC_SYNC_ENTER && !known)
 		sync();
 	if (spec & SPEC_NO_RETURN)
 		return;

@@ -5,5 +5,6 @@
 //! writes to the guest.
 
 pub mod observer;
+pub mod session;
 pub mod symbols;
 pub mod trace;

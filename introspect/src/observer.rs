@@ -5,12 +5,13 @@
 
 mod clients;
 mod requests;
+mod wall_clock;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use events::Emitter;
 use honeyvmm::kernel_image::{KernelImage, KernelImageError};
@@ -21,6 +22,7 @@ use memmap2::Mmap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
+use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
 use crate::trace::ring::Ring;
@@ -28,11 +30,14 @@ use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
 pub use requests::Request;
 use requests::Requests;
+use wall_clock::WallClock;
 
 /// How often the rings are looked at while something is recorded; the bell rings when one is half full.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// And while nothing is.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often the reports of sessions are written.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Records of one ring that are taken before the next one has its turn.
 const BATCH: usize = 4096;
 
@@ -58,6 +63,10 @@ pub struct ObserverConfig {
     pub bell_fd: RawFd,
     /// Where questions come from: one message each, with the socket to answer on.
     pub requests_fd: RawFd,
+    /// The folder of recordings, `STATE/tty`.
+    pub tty_fd: RawFd,
+    /// The folder of sessions, `STATE/sessions`.
+    pub sessions_fd: RawFd,
     /// Stream socket to logsink.
     pub events_fd: Option<RawFd>,
 }
@@ -94,8 +103,9 @@ pub enum ObserverError {
 /// What keeps it from looking.
 pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
     let mut observer = Observer::new(&config)?;
+    observer.look();
     loop {
-        let timeout = if observer.recording() { LOOK_EVERY } else { IDLE };
+        let timeout = if observer.busy() { LOOK_EVERY } else { IDLE };
         let (rung, asked) = wait(&observer.bell, observer.requests.as_fd(), timeout)?;
         if rung {
             // Its count says nothing: the rings are looked at anyway.
@@ -115,7 +125,12 @@ struct Observer {
     bell: OwnedFd,
     requests: Requests,
     clients: Clients,
-    armed: bool,
+    sessions: Sessions,
+    emitter: Option<Emitter>,
+    wall: WallClock,
+    // What the shim was told last: everything, or only the beginnings of connections.
+    wide: Option<bool>,
+    saved: Instant,
 }
 
 impl Observer {
@@ -133,7 +148,6 @@ impl Observer {
             let emitter = Emitter::from_fd(owned(fd), "observer");
             emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
         });
-        drop(emitter);
         Ok(Observer {
             symbols: Arc::new(symbols),
             pairings: traces.iter().map(|_| Pairing::default()).collect(),
@@ -141,12 +155,21 @@ impl Observer {
             bell: owned(config.bell_fd),
             requests: Requests::new(owned(config.requests_fd)),
             clients: Clients::default(),
-            armed: false,
+            sessions: Sessions::new(
+                config.name.clone(),
+                config.domid,
+                Folders::new(owned(config.tty_fd), owned(config.sessions_fd)),
+            ),
+            emitter,
+            wall: WallClock::new(&shim, &layout),
+            wide: None,
+            saved: Instant::now(),
         })
     }
 
-    fn recording(&self) -> bool {
-        self.armed
+    /// May records come that nobody rings for?
+    fn busy(&self) -> bool {
+        self.sessions.wanted() || !self.clients.selections().is_empty()
     }
 
     /// Takes what the rings have.
@@ -157,6 +180,7 @@ impl Observer {
                     Ok(Some(record)) => {
                         if let Some(call) = pairing.take(record) {
                             self.clients.show(&call);
+                            self.sessions.take(&call, self.wall.at(&call), &NoParents);
                         }
                     }
                     Ok(None) => break,
@@ -166,27 +190,37 @@ impl Observer {
                     }
                 }
             }
+            // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
+            if self.wide != Some(self.sessions.wanted()) {
+                select(ring.trace(), &self.clients, self.sessions.wanted());
+            }
             ring.release();
         }
-        if self.clients.flush() {
+        if self.clients.flush() || self.wide != Some(self.sessions.wanted()) {
             self.select();
+        }
+        self.tell();
+    }
+
+    /// What came of it: events, and what is written of sessions.
+    fn tell(&mut self) {
+        let events = self.sessions.events();
+        if let Some(emitter) = &self.emitter {
+            events.into_iter().for_each(|event| emitter.emit(event));
+        }
+        if self.saved.elapsed() >= SAVE_EVERY {
+            self.saved = Instant::now();
+            if let Err(error) = self.sessions.save() {
+                tracing::error!(%error, "a session is not written down");
+            }
         }
     }
 
     /// Has the shim record what is wanted now.
     fn select(&mut self) {
-        let wanted = self.clients.selections();
-        let words = Selection::all_of(&wanted);
-        self.armed = !wanted.is_empty();
-        for ring in &self.rings {
-            // The window was found when the trace was made.
-            let _ = ring.trace().set_calls(&words[0], &words[1]);
-            if self.armed {
-                ring.trace().arm();
-            } else {
-                ring.trace().disarm();
-            }
-        }
+        let wide = self.sessions.wanted();
+        self.rings.iter().for_each(|ring| select(ring.trace(), &self.clients, wide));
+        self.wide = Some(wide);
     }
 
     /// One question. False: nobody will ask again.
@@ -226,6 +260,16 @@ impl Observer {
     }
 }
 
+fn select(trace: &Trace, clients: &Clients, wide: bool) {
+    let ours = if wide { Selection::default_set() } else { Selection::connections() };
+    let mut wanted = clients.selections();
+    wanted.push(&ours);
+    let words = Selection::all_of(&wanted);
+    // The window was found when the trace was made.
+    let _ = trace.set_calls(&words[0], &words[1]);
+    trace.arm();
+}
+
 fn wait(bell: impl AsFd, requests: impl AsFd, timeout: Duration) -> Result<(bool, bool), ObserverError> {
     let (bell, requests) = (bell.as_fd(), requests.as_fd());
     let mut ready =
@@ -252,4 +296,16 @@ fn owned(fd: RawFd) -> OwnedFd {
     // - The descriptor is open: the toolstack put it under this number before exec, and names each number once.
     // - Nothing else in this process owns it: each field of the configuration is taken once, by `Observer::new`.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+struct NoParents;
+
+impl crate::session::Parents for NoParents {
+    fn parent(&self, _task: u64) -> Option<u32> {
+        None
+    }
+
+    fn arguments(&self, _task: u64) -> Option<Vec<String>> {
+        None
+    }
 }

@@ -29,6 +29,9 @@ use crate::state::State;
 /// How long a domain process may take until its first vcpu runs; a big kernel on a loaded host takes a second.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// When a domain's observer starts.
+const OBSERVED_AFTER: Duration = Duration::from_secs(1);
+
 /// What the child of role `honeyvmm` reads.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +153,7 @@ pub fn launch(
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
         own.keep();
+        observe_soon(&domain);
         std::mem::forget(plugs);
         return Ok(domain);
     }
@@ -157,6 +161,25 @@ pub fn launch(
         kill(pid);
     }
     Err(LaunchError::Died { name, reason: last_line(vmm_log) })
+}
+
+/// A kernel that boots wants the processor for itself, and no service listens yet.
+fn observe_soon(domain: &Arc<Domain>) {
+    let domain = Arc::clone(domain);
+    let spawned = std::thread::Builder::new().name("observe".into()).spawn(move || {
+        std::thread::sleep(OBSERVED_AFTER);
+        if domain.pid().is_some()
+            && let Err(error) = domain.observer.start()
+        {
+            tracing::warn!(%error, name = domain.name(), "a domain is not observed");
+        }
+        if domain.pid().is_none() {
+            domain.observer.close();
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "a domain is not observed");
+    }
 }
 
 /// What a domain is built from, gathered before anything is started.

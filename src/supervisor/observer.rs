@@ -1,10 +1,12 @@
 //! The observer of one domain, from the supervisor's side: started when it is first needed, asked by handing it the asker's own socket, gone when
 //! the domain is.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use introspect::observer::{ObserverConfig, Request};
@@ -12,6 +14,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
+use super::dashboard::DASHBOARD_UID;
 use super::process::Program;
 use crate::jail::{Jail, OBSERVER_UID_BASE};
 use crate::state::State;
@@ -107,6 +110,8 @@ impl Observer {
             shim_fd: descriptors.hand_copy(&sight.shim)?,
             bell_fd: descriptors.hand_copy(&sight.bell)?,
             requests_fd: descriptors.hand(theirs),
+            tty_fd: descriptors.hand(folder(&self.state.tty())?),
+            sessions_fd: descriptors.hand(folder(&self.state.sessions())?),
             // Without logsink it looks all the same.
             events_fd: UnixStream::connect(self.state.events_socket())
                 .ok()
@@ -124,6 +129,16 @@ impl Observer {
         })?;
         Ok(ours)
     }
+}
+
+/// Observers make files there that the dashboard reads; none can list the folder, nor touch what another made (the sticky bit).
+const FOLDER_MODE: u32 = 0o3773;
+
+fn folder(path: &Path) -> io::Result<OwnedFd> {
+    std::fs::create_dir_all(path)?;
+    chown(path, None, Some(DASHBOARD_UID))?;
+    std::fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))?;
+    Ok(File::open(path)?.into())
 }
 
 fn send(socket: &OwnedFd, text: &[u8], asker: &UnixStream) -> io::Result<()> {

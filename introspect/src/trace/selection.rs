@@ -49,7 +49,7 @@ const KNOWN_ONLY: [&str; 5] = ["read", "readv", "pread64", "preadv", "ioctl"];
 /// What may make a file vanish: its contents are read while the vcpu waits.
 const SYNC_ENTER: [&str; 8] =
     ["unlink", "unlinkat", "rename", "renameat", "renameat2", "ftruncate", "truncate", "exit_group"];
-const SYNC_LEAVE: [&str; 2] = ["execve", "execveat"];
+const SYNC_LEAVE: [&str; 4] = ["execve", "execveat", "accept", "accept4"];
 
 /// Files that are told apart, in the order in which the shim is given them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,6 +129,12 @@ impl Selection {
     pub fn default_set() -> Selection {
         let of = |name: &&str| calls::by_name(name).map(|call| call.number);
         Selection { numbers: DEFAULT.iter().filter_map(of).collect(), plain: false }
+    }
+
+    /// What shows that a connection begins; the vcpu waits, so that more can be asked for before the program goes on.
+    pub fn connections() -> Selection {
+        let of = |name| calls::by_name(name).map(|call| call.number);
+        Selection { numbers: ["accept", "accept4"].into_iter().filter_map(of).collect(), plain: false }
     }
 
     /// These calls, by name, as `strace -e` takes them: `openat,read`; `all` is every one.

@@ -1,0 +1,421 @@
+//! A session that lives: its report as it grows, its recordings, and what its programs tell each other.
+
+use std::collections::{HashMap, HashSet};
+
+use events::{Event, EventId};
+use jiff::Timestamp;
+
+use super::cast::Cast;
+use super::folders::Folders;
+use super::line::Line;
+use super::peer::Peer;
+use super::privsep::{Said, Stream};
+use super::report::{self, Report};
+use crate::trace::pairing::Traced;
+use crate::trace::selection::FileKind;
+
+/// Recordings of one session.
+const CASTS_MAX: usize = 64;
+/// Sockets of one session between the parts of a server.
+const STREAMS_MAX: usize = 256;
+/// `TIOCSWINSZ`.
+const SET_WINDOW_SIZE: u64 = 0x5414;
+const O_ACCMODE: u64 = 3;
+
+/// A session that lives.
+pub struct Live {
+    /// What is written of it.
+    pub report: Report,
+    /// Its processes.
+    pub processes: HashSet<u32>,
+    /// It is not written as it is.
+    pub changed: bool,
+    streams: HashMap<(u32, u64), Stream>,
+    casts: HashMap<Screen, usize>,
+    recorded: Vec<(Cast, Line)>,
+    user: Option<String>,
+    guess: Option<String>,
+}
+
+/// What is recorded: a pseudo terminal, by who holds its master, or programs that have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Screen {
+    Terminal(u32, u64),
+    Plain,
+}
+
+impl Live {
+    /// One that begins.
+    pub fn new(
+        id: &str,
+        domain: (&str, u32),
+        service: String,
+        pid: u32,
+        opened: Timestamp,
+        peer: Peer,
+    ) -> Live {
+        Live {
+            report: Report {
+                id: id.to_owned(),
+                domain: domain.0.to_owned(),
+                domid: domain.1,
+                service,
+                pid,
+                opened,
+                closed: None,
+                src_ip: peer.address.to_string(),
+                src_port: peer.port,
+                logins: Vec::new(),
+                inputs: Vec::new(),
+                processes: Vec::new(),
+                files: Vec::new(),
+                connections: Vec::new(),
+                samples: Vec::new(),
+                tty: Vec::new(),
+                truncated: false,
+            },
+            processes: HashSet::from([pid]),
+            changed: true,
+            streams: HashMap::new(),
+            casts: HashMap::new(),
+            recorded: Vec::new(),
+            user: None,
+            guess: None,
+        }
+    }
+
+    /// An event of it.
+    pub fn event(&self, id: EventId, at: Timestamp) -> Event {
+        let mut event = Event::new(id, at).domain(self.report.domain.clone(), Some(self.report.domid));
+        event.session = Some(self.report.id.clone());
+        event.with("src_ip", self.report.src_ip.clone()).with("src_port", self.report.src_port)
+    }
+
+    /// A call of one of its processes.
+    pub fn take(
+        &mut self,
+        call: &Traced,
+        name: &str,
+        at: Timestamp,
+        exe: &str,
+        folders: &mut Folders,
+    ) -> Vec<Event> {
+        match name {
+            "read" | "readv" | "recvmsg" | "recvfrom" => self.moved(call, at, exe, Way::In, folders),
+            "write" | "writev" | "sendmsg" | "sendto" => self.moved(call, at, exe, Way::Out, folders),
+            "ioctl" => {
+                self.resized(call, folders);
+                Vec::new()
+            }
+            "setuid" | "setreuid" | "setresuid" => self.new_user(call, at, exe, name).into_iter().collect(),
+            "connect" => self.connected(call, at, exe).into_iter().collect(),
+            _ => self.file_changed(call, name, at, exe).into_iter().collect(),
+        }
+    }
+
+    /// A program was run.
+    pub fn executed(
+        &mut self,
+        call: &Traced,
+        at: Timestamp,
+        exe: String,
+        ppid: u32,
+        argv: Option<Vec<String>>,
+    ) -> Event {
+        let first = u8::from(call.call().is_some_and(|known| known.name == "execveat")) + 1;
+        let strings = |argument: u8| -> Vec<String> {
+            let of = call.enter.chunks.iter().filter(|chunk| chunk.argument == argument);
+            of.map(|chunk| String::from_utf8_lossy(&chunk.bytes).into_owned()).collect()
+        };
+        let argv = argv.unwrap_or_else(|| strings(first));
+        let (pid, uid) = (call.enter.tgid, call.enter.uid);
+        let process = report::Process {
+            pid,
+            ppid,
+            uid,
+            exe: exe.clone(),
+            argv: argv.clone(),
+            cwd: None,
+            began: at,
+            ended: None,
+            status: None,
+        };
+        Report::push(&mut self.report.processes, &mut self.report.truncated, process);
+        self.changed = true;
+        let event = self.event(EventId::ProcessExec, at).with("pid", pid).with("ppid", ppid).with("uid", uid);
+        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1))
+    }
+
+    /// A process ended.
+    pub fn exited(&mut self, pid: u32, exe: &str, at: Timestamp, status: Option<i32>) -> Event {
+        self.processes.remove(&pid);
+        let own =
+            self.report.processes.iter_mut().filter(|process| process.pid == pid && process.ended.is_none());
+        own.for_each(|process| (process.ended, process.status) = (Some(at), status));
+        self.changed = true;
+        self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe).with("status", status)
+    }
+
+    /// The last process ended.
+    pub fn closed(&mut self, at: Timestamp) -> Event {
+        self.report.closed = Some(at);
+        self.note_casts();
+        let report = &self.report;
+        let names: Vec<&str> = report.tty.iter().map(|tty| tty.name.as_str()).collect();
+        let seconds = at.duration_since(report.opened).as_secs_f64();
+        self.event(EventId::SessionClosed, at)
+            .with("service", report.service.clone())
+            .with("duration_s", seconds)
+            .with("commands", report.processes.len())
+            .with("logins", report.logins.iter().filter(|login| login.success).count())
+            .with("tty", names)
+            .with("bytes_shown", report.tty.iter().map(|tty| tty.bytes_shown).sum::<u64>())
+            .with("bytes_typed", report.tty.iter().map(|tty| tty.bytes_typed).sum::<u64>())
+    }
+
+    /// Bytes went through a descriptor.
+    fn moved(
+        &mut self,
+        call: &Traced,
+        at: Timestamp,
+        exe: &str,
+        way: Way,
+        folders: &mut Folders,
+    ) -> Vec<Event> {
+        let fd = call.arguments()[0];
+        if call.result.is_none_or(|result| result <= 0) {
+            return Vec::new();
+        }
+        // The service is called by its short name until it runs another program.
+        let is_service = exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service);
+        match (call.enter.file.and_then(FileKind::at), way) {
+            (Some(FileKind::PtyMaster), way) => {
+                let screen = Screen::Terminal(call.enter.tgid, fd);
+                self.record(call, at, screen, way.seen_from_master(), folders)
+            }
+            (Some(FileKind::UnixStream), Way::Out) if is_service => self.said(call, at, fd),
+            // A program without a terminal, its standard streams sockets of the service's.
+            (Some(FileKind::UnixStream), Way::Out) if matches!(fd, 1 | 2) => {
+                self.record(call, at, Screen::Plain, Shown::Shown, folders)
+            }
+            (Some(FileKind::UnixStream), Way::In) if fd == 0 && !is_service => {
+                self.record(call, at, Screen::Plain, Shown::Typed, folders)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn record(
+        &mut self,
+        call: &Traced,
+        at: Timestamp,
+        screen: Screen,
+        shown: Shown,
+        folders: &mut Folders,
+    ) -> Vec<Event> {
+        let Some(index) = self.cast(screen, call, at, folders) else {
+            return Vec::new();
+        };
+        let bytes = call.bytes(1);
+        let time_ns = call.enter.time_ns + call.duration_ns;
+        let (cast, line) = &mut self.recorded[index];
+        let written = match shown {
+            Shown::Shown => cast.show(time_ns, &bytes),
+            Shown::Typed => cast.type_in(time_ns, &bytes),
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, session = self.report.id, "a recording cannot be written");
+        }
+        let lines = if shown == Shown::Typed { line.take(&bytes) } else { Vec::new() };
+        self.changed = true;
+        self.note_casts();
+        lines.into_iter().map(|text| self.typed(text, index, at)).collect()
+    }
+
+    fn typed(&mut self, text: String, index: usize, at: Timestamp) -> Event {
+        let input = report::Input { time: at, tty: index + 1, text: text.clone() };
+        Report::push(&mut self.report.inputs, &mut self.report.truncated, input);
+        self.event(EventId::SessionInput, at).with("text", text).with("tty", index + 1)
+    }
+
+    /// The recording of a screen; it begins with its first byte.
+    fn cast(&mut self, screen: Screen, call: &Traced, at: Timestamp, folders: &mut Folders) -> Option<usize> {
+        if let Some(index) = self.casts.get(&screen) {
+            return Some(*index);
+        }
+        if self.recorded.len() >= CASTS_MAX {
+            self.report.truncated = true;
+            return None;
+        }
+        let name = format!("{}-{}.cast", self.report.id, self.recorded.len() + 1);
+        let file = folders.make_cast(&name);
+        let file =
+            file.inspect_err(|error| tracing::error!(%error, name, "a recording cannot be made")).ok()?;
+        self.recorded.push((Cast::new(file, call.enter.time_ns, at.as_second()), Line::default()));
+        self.report.tty.push(report::Tty { name, bytes_shown: 0, bytes_typed: 0 });
+        self.casts.insert(screen, self.recorded.len() - 1);
+        Some(self.recorded.len() - 1)
+    }
+
+    fn note_casts(&mut self) {
+        for (tty, (cast, _)) in self.report.tty.iter_mut().zip(&self.recorded) {
+            (tty.bytes_shown, tty.bytes_typed) = (cast.bytes_shown, cast.bytes_typed);
+        }
+    }
+
+    fn resized(&mut self, call: &Traced, folders: &mut Folders) {
+        let [fd, request, ..] = call.arguments();
+        let master = call.enter.file.and_then(FileKind::at) == Some(FileKind::PtyMaster);
+        if !master || request & 0xffff_ffff != SET_WINDOW_SIZE || call.result != Some(0) {
+            return;
+        }
+        let Some(&[rows_low, rows_high, columns_low, columns_high, ..]) =
+            call.named(2).and_then(|chunk| chunk.bytes.first_chunk::<8>())
+        else {
+            return;
+        };
+        let size =
+            (u16::from_le_bytes([columns_low, columns_high]), u16::from_le_bytes([rows_low, rows_high]));
+        let screen = Screen::Terminal(call.enter.tgid, fd);
+        // The size comes before the first byte: the recording begins with it.
+        if let Some(index) = self.cast(screen, call, self.report.opened, folders)
+            && let Err(error) = self.recorded[index].0.resize(call.enter.time_ns, size)
+        {
+            tracing::error!(%error, session = self.report.id, "a recording cannot be written");
+        }
+    }
+
+    /// What the parts of a server tell each other.
+    fn said(&mut self, call: &Traced, at: Timestamp, fd: u64) -> Vec<Event> {
+        if self.streams.len() >= STREAMS_MAX {
+            self.streams.clear();
+        }
+        let stream = self.streams.entry((call.enter.tgid, fd)).or_default();
+        let said = stream.take(&call.bytes(1));
+        said.into_iter().filter_map(|said| self.understood(said, at)).collect()
+    }
+
+    fn understood(&mut self, said: Said, at: Timestamp) -> Option<Event> {
+        match said {
+            Said::User(user) => {
+                self.user = Some(user);
+                None
+            }
+            Said::Password(password) => {
+                self.guess = Some(password);
+                None
+            }
+            Said::PasswordAnswer(right) => {
+                let password = self.guess.take();
+                // The server asks with no password at first, to learn whether one is needed.
+                password.as_ref().filter(|password| right || !password.is_empty())?;
+                Some(self.login(at, "password", password, right))
+            }
+            Said::KeyAnswer(right) => Some(self.login(at, "publickey", None, right)),
+        }
+    }
+
+    fn login(&mut self, at: Timestamp, method: &str, password: Option<String>, success: bool) -> Event {
+        let user = self.user.clone().unwrap_or_default();
+        let login = report::Login {
+            time: at,
+            user: user.clone(),
+            password: password.clone(),
+            method: method.to_owned(),
+            success,
+        };
+        Report::push(&mut self.report.logins, &mut self.report.truncated, login);
+        self.changed = true;
+        let id = if success { EventId::SessionLogin } else { EventId::SessionLoginFailed };
+        let event = self.event(id, at).with("user", user).with("method", method).with("password", password);
+        event.with("service", self.report.service.clone()).with("pid", self.report.pid)
+    }
+
+    fn new_user(&mut self, call: &Traced, at: Timestamp, exe: &str, name: &str) -> Option<Event> {
+        let wanted = call.arguments()
+            [usize::from(name == "setreuid" && call.arguments()[0] as u32 == u32::MAX)]
+            as u32;
+        if call.result != Some(0) || wanted == u32::MAX || wanted == call.enter.uid {
+            return None;
+        }
+        let event = self.event(EventId::ProcessSetuid, at).with("pid", call.enter.tgid).with("exe", exe);
+        Some(event.with("before", call.enter.uid).with("after", wanted))
+    }
+
+    fn connected(&mut self, call: &Traced, at: Timestamp, exe: &str) -> Option<Event> {
+        let peer = Peer::parse(&call.address(1)?.bytes)?;
+        let result = call.result.unwrap_or(0);
+        let connection = report::Connection {
+            time: at,
+            pid: call.enter.tgid,
+            exe: exe.to_owned(),
+            address: peer.address.to_string(),
+            port: peer.port,
+            result,
+        };
+        Report::push(&mut self.report.connections, &mut self.report.truncated, connection);
+        self.changed = true;
+        let event = self.event(EventId::ProcessConnect, at).with("pid", call.enter.tgid).with("exe", exe);
+        Some(event.with("address", peer.address.to_string()).with("port", peer.port).with("result", result))
+    }
+
+    fn file_changed(&mut self, call: &Traced, name: &str, at: Timestamp, exe: &str) -> Option<Event> {
+        if call.result.is_none_or(|result| result < 0) {
+            return None;
+        }
+        let values = call.arguments();
+        let (what, path, to) = match name {
+            "open" if values[1] & O_ACCMODE != 0 => ("write", 0, None),
+            "openat" if values[2] & O_ACCMODE != 0 => ("write", 1, None),
+            "creat" => ("write", 0, None),
+            "unlink" => ("unlink", 0, None),
+            "unlinkat" => ("unlink", 1, None),
+            "rename" => ("rename", 0, call.string(1)),
+            "renameat" | "renameat2" => ("rename", 1, call.string(3)),
+            "chmod" => ("chmod", 0, Some(format!("{:04o}", values[1] & 0o7777))),
+            "fchmodat" => ("chmod", 1, Some(format!("{:04o}", values[2] & 0o7777))),
+            _ => return None,
+        };
+        let path = call.string(path)?;
+        // Terminals and the kernel's own files are written all the time.
+        if ["/dev/", "/proc/"].iter().any(|folder| path.starts_with(folder)) && !path.starts_with("/dev/shm/")
+        {
+            return None;
+        }
+        let change = report::FileChange {
+            time: at,
+            pid: call.enter.tgid,
+            exe: exe.to_owned(),
+            what: what.to_owned(),
+            path: path.clone(),
+            to: to.clone(),
+        };
+        Report::push(&mut self.report.files, &mut self.report.truncated, change);
+        self.changed = true;
+        let event = self.event(EventId::ProcessFile, at).with("pid", call.enter.tgid).with("exe", exe);
+        Some(event.with("what", what).with("path", path).with("to", to))
+    }
+}
+
+/// Which way bytes went, as the caller sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+impl Way {
+    /// Who holds the master reads what is shown and writes what is typed.
+    fn seen_from_master(self) -> Shown {
+        match self {
+            Way::In => Shown::Shown,
+            Way::Out => Shown::Typed,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Shown,
+    Typed,
+}

@@ -1,0 +1,280 @@
+//! Sessions: one connection from outside, the processes that came of it, and what they did, made of the trace's calls.
+//!
+//! A session begins when a program that has accepted a connection from another machine forks; whoever descends from that child belongs to it.
+//! It ends with its last process.
+
+mod cast;
+mod folders;
+mod line;
+mod live;
+mod peer;
+mod privsep;
+pub mod report;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+use events::{Event, EventId};
+use jiff::Timestamp;
+
+use crate::trace::pairing::Traced;
+pub use folders::Folders;
+use live::Live;
+use peer::Peer;
+
+/// Connections that were accepted and have not led to a process, per program.
+const ACCEPTED_MAX: usize = 256;
+/// Such a connection is waited for so long.
+const ACCEPTED_S: i64 = 60;
+/// Processes that are known at one time.
+const PROCESSES_MAX: usize = 32 * 1024;
+/// Sessions that live at one time.
+const SESSIONS_MAX: usize = 1024;
+/// `CLONE_THREAD`: the new task is no process.
+const CLONE_THREAD: u64 = 0x10000;
+
+/// Who can tell a task's parent, should it have begun to act before its parent's fork was seen to end.
+pub trait Parents {
+    /// The process that is the parent of the task at this address.
+    fn parent(&self, task: u64) -> Option<u32>;
+    /// The arguments of the program that the task at this address runs.
+    fn arguments(&self, task: u64) -> Option<Vec<String>>;
+}
+
+struct Accepted {
+    fd: i64,
+    peer: Peer,
+    at: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    session: Option<String>,
+    exe: String,
+}
+
+/// All sessions of a domain.
+pub struct Sessions {
+    domain: String,
+    domid: u32,
+    folders: Folders,
+    live: HashMap<String, Live>,
+    processes: HashMap<u32, Known>,
+    accepted: HashMap<u32, Vec<Accepted>>,
+    last: u16,
+    events: Vec<Event>,
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(domain: String, domid: u32, folders: Folders) -> Sessions {
+        Sessions {
+            domain,
+            domid,
+            folders,
+            live: HashMap::new(),
+            processes: HashMap::new(),
+            accepted: HashMap::new(),
+            last: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Is everything to be recorded? Else only the beginnings of connections are of interest.
+    pub fn wanted(&self) -> bool {
+        !self.live.is_empty() || !self.accepted.is_empty()
+    }
+
+    /// What there is to tell since the last call.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Takes a call that was made at this time.
+    pub fn take(&mut self, call: &Traced, at: Timestamp, parents: &dyn Parents) {
+        let Some(name) = call.call().map(|known| known.name) else {
+            return;
+        };
+        match name {
+            "accept" | "accept4" => self.accept(call, at),
+            "close" => self.close(call),
+            _ => {}
+        }
+        let Some(id) = self.session_of(call, parents) else {
+            if matches!(name, "clone" | "clone3" | "fork" | "vfork") {
+                self.fork(call, at);
+            }
+            return;
+        };
+        match name {
+            "clone" | "clone3" | "fork" | "vfork" => self.inherit(call, &id),
+            "execve" | "execveat" if call.result == Some(0) => self.executed(call, at, &id, parents),
+            _ => {}
+        }
+        let exe = self.processes.get(&call.enter.tgid).map(|known| known.exe.clone()).unwrap_or_default();
+        let Some(live) = self.live.get_mut(&id) else {
+            return;
+        };
+        self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
+        if name == "exit_group" {
+            self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32));
+        }
+    }
+
+    /// Processes that were killed make no call: those that are not among the living have ended.
+    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp) {
+        let gone: Vec<u32> = self
+            .live
+            .values()
+            .flat_map(|live| live.processes.iter().copied())
+            .filter(|pid| !alive.contains(pid))
+            .collect();
+        gone.into_iter().for_each(|pid| self.exited(pid, at, None));
+        self.accepted.retain(|_, list| {
+            list.retain(|accepted| at.as_second() - accepted.at.as_second() < ACCEPTED_S);
+            !list.is_empty()
+        });
+    }
+
+    /// Writes down what has changed.
+    ///
+    /// # Errors
+    /// The disk is full, or broken.
+    pub fn save(&mut self) -> io::Result<()> {
+        self.live.values_mut().filter(|live| live.changed).try_for_each(|live| {
+            live.changed = false;
+            self.folders.write_report(&live.report)
+        })
+    }
+
+    fn accept(&mut self, call: &Traced, at: Timestamp) {
+        let Some(fd) = call.result.filter(|result| *result >= 0) else {
+            return;
+        };
+        let peer = call.address(1).and_then(|chunk| Peer::parse(&chunk.bytes));
+        // From this machine itself, nobody begins a session.
+        if let Some(peer) = peer.filter(|peer| !peer.address.is_loopback())
+            && self.accepted.len() < ACCEPTED_MAX
+        {
+            let list = self.accepted.entry(call.enter.tgid).or_default();
+            list.retain(|accepted| accepted.fd != fd);
+            if list.len() < ACCEPTED_MAX {
+                list.push(Accepted { fd, peer, at });
+            }
+        }
+    }
+
+    fn close(&mut self, call: &Traced) {
+        if let Some(list) = self.accepted.get_mut(&call.enter.tgid) {
+            list.retain(|accepted| accepted.fd != call.arguments()[0] as i64);
+            if list.is_empty() {
+                self.accepted.remove(&call.enter.tgid);
+            }
+        }
+    }
+
+    /// A fork of a process that is in no session: the child of one that holds a connection begins one.
+    fn fork(&mut self, call: &Traced, at: Timestamp) {
+        let (parent, child) = (call.enter.tgid, call.result.and_then(|pid| u32::try_from(pid).ok()));
+        let Some(child) = child.filter(|pid| *pid > 0 && !is_thread(call)) else {
+            return;
+        };
+        let Some(accepted) = self.accepted.get_mut(&parent).and_then(Vec::pop) else {
+            return;
+        };
+        if self.live.len() >= SESSIONS_MAX {
+            tracing::warn!("{SESSIONS_MAX} sessions live already");
+            return;
+        }
+        self.last = self.last.wrapping_add(1);
+        let id = format!("{:08x}{:04x}{:04x}", at.as_second() & 0xffff_ffff, self.domid & 0xffff, self.last);
+        let service = call.enter.comm.clone();
+        let live = Live::new(&id, (&self.domain, self.domid), service.clone(), child, at, accepted.peer);
+        self.events
+            .push(live.event(EventId::SessionOpened, at).with("service", service.clone()).with("pid", child));
+        self.live.insert(id.clone(), live);
+        // What it did before its parent's fork ended is its own still.
+        self.processes.insert(child, Known { session: Some(id), exe: service });
+    }
+
+    fn inherit(&mut self, call: &Traced, id: &str) {
+        let child = call.result.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        if let Some(child) = child.filter(|_| !is_thread(call)) {
+            self.join(child, id, call.enter.tgid);
+        }
+    }
+
+    fn join(&mut self, child: u32, id: &str, parent: u32) {
+        if self.processes.len() >= PROCESSES_MAX {
+            self.processes.retain(|_, known| known.session.is_some());
+        }
+        let exe = self.processes.get(&parent).map(|known| known.exe.clone()).unwrap_or_default();
+        if let Some(live) = self.live.get_mut(id) {
+            live.processes.insert(child);
+            self.processes.entry(child).or_insert(Known { session: Some(id.to_owned()), exe });
+        }
+    }
+
+    /// The session of the one who calls. A process that is not known yet is asked for its parent.
+    fn session_of(&mut self, call: &Traced, parents: &dyn Parents) -> Option<String> {
+        let tgid = call.enter.tgid;
+        if let Some(known) = self.processes.get(&tgid) {
+            return known.session.clone();
+        }
+        if self.live.is_empty() {
+            return None;
+        }
+        let parent = parents.parent(call.enter.task).filter(|parent| *parent != tgid);
+        let session = parent.and_then(|parent| self.processes.get(&parent)?.session.clone());
+        match (&session, parent) {
+            (Some(id), Some(parent)) => self.join(tgid, &id.clone(), parent),
+            _ => {
+                if self.processes.len() < PROCESSES_MAX {
+                    self.processes.insert(tgid, Known { session: None, exe: String::new() });
+                }
+            }
+        }
+        session
+    }
+
+    fn executed(&mut self, call: &Traced, at: Timestamp, id: &str, parents: &dyn Parents) {
+        let argument = u8::from(call.call().is_some_and(|known| known.name == "execveat"));
+        let exe = call.string(argument).unwrap_or_default();
+        if let Some(known) = self.processes.get_mut(&call.enter.tgid) {
+            known.exe.clone_from(&exe);
+        }
+        let ppid = parents.parent(call.enter.task).unwrap_or(0);
+        let argv = parents.arguments(call.enter.task);
+        if let Some(live) = self.live.get_mut(id) {
+            self.events.push(live.executed(call, at, exe, ppid, argv));
+        }
+    }
+
+    fn exited(&mut self, pid: u32, at: Timestamp, status: Option<i32>) {
+        let Some(known) = self.processes.remove(&pid) else {
+            return;
+        };
+        let Some(id) = known.session else {
+            return;
+        };
+        let Some(live) = self.live.get_mut(&id) else {
+            return;
+        };
+        self.events.push(live.exited(pid, &known.exe, at, status));
+        if live.processes.is_empty()
+            && let Some(mut live) = self.live.remove(&id)
+        {
+            self.events.push(live.closed(at));
+            if let Err(error) = self.folders.write_report(&live.report) {
+                tracing::error!(%error, session = id, "a session is not written down");
+            }
+        }
+    }
+}
+
+fn is_thread(call: &Traced) -> bool {
+    call.call().is_some_and(|known| known.name == "clone") && call.arguments()[0] & CLONE_THREAD != 0
+}
+
+#[cfg(test)]
+mod tests;
