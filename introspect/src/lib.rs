@@ -5,3 +5,5 @@
 //! writes to the guest.
 
 pub mod symbols;
+pub mod view;
+pub mod walk;
