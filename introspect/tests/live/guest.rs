@@ -86,8 +86,8 @@ impl Guest {
         let output = read_console(console.try_clone().unwrap());
         let mut guest = Self { symbols, view, console, output, seen: String::new(), commands: 0 };
         guest.wait_for("shell\r\n");
-        // busybox's line editor takes the end of a background job for the end of its input; a shell behind a pipe does not edit.
-        guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; cat | sh\n").unwrap();
+        // busybox's line editor takes the end of a background job for the end of its input; one that runs a script does not edit.
+        guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n").unwrap();
         guest.wait_for("ready\r\n");
         guest.run("true");
         guest
