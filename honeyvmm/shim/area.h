@@ -28,7 +28,7 @@
 #define WINDOW_STACKS     0x40000
 #define WINDOW_TRACE      0x4b000
 #define WINDOW_PENDING    0x4d000
-#define WINDOW_PENDING_END 0x62000
+#define WINDOW_PENDING_END 0x64000
 
 /* Offsets inside the trampoline page. */
 #define TRAMPOLINE_LSTAR 0x000

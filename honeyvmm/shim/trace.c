@@ -304,9 +304,10 @@ void trace_enter(int compat)
 			args[i] = (u32)narrow[i];
 	}
 	u64 task = current(), cap = minimum(trace.cap, STRING_MAX);
+	u64 file = 0;
 	int known = 0;
 	if (spec & SPEC_FILE) {
-		u64 file = file_of(task, args[0]);
+		file = file_of(task, args[0]);
 		if (file)
 			cap = file_cap(file, &known);
 		if (spec & SPEC_KNOWN_FILE && !known)
@@ -320,6 +321,7 @@ void trace_enter(int compat)
 	struct record *record = begin(&pen, RECORD_ENTER, nr, task);
 	u64 seq = record->seq = ++trace.seq;
 	u64 flags = record->flags = (compat ? RECORD_COMPAT : 0) | known << RECORD_FILE_SHIFT;
+	record->file = file;
 	for (int i = 0; i < 6; i++)
 		put(&pen, args[i]);
 	u64 again = 0;
@@ -340,7 +342,7 @@ void trace_enter(int compat)
 		p = &trace_pending[(task >> 6) * 0x9e3779b97f4a7c15ul >> 54];
 		trace.lost++;
 	}
-	*p = (struct pending){ task, seq, spec | again, nr | cap << 16 | flags << 56, { args[0], args[1], args[2], args[3], args[4], args[5] } };
+	*p = (struct pending){ task, seq, spec | again, nr | cap << 16 | flags << 56, file, { args[0], args[1], args[2], args[3], args[4], args[5] } };
 }
 
 /* The task returns to user mode, with this in rax. */
@@ -360,6 +362,7 @@ void trace_leave(u64 result)
 	struct record *record = begin(&pen, RECORD_LEAVE, nr, task);
 	record->seq = call.seq;
 	record->flags = call.nr >> 56;
+	record->file = call.file;
 	put(&pen, result);
 	for (int i = 0; i < 6; i++) {
 		u32 kind = kind_of(call.spec, i);

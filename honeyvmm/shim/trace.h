@@ -57,6 +57,7 @@ struct record {
 	u64 task;
 	u32 pid, tgid, uid, vcpu;
 	char comm[16];
+	u64 file;     /* the open file of argument 0, or 0; what dup(2) made has the same */
 	/* then: six arguments, or the result; then chunks */
 };
 
@@ -70,11 +71,11 @@ struct chunk {
 	u64 length;   /* that the call speaks of */
 };
 
-struct pending { u64 task, seq, spec, nr, args[6]; }; /* nr: also the cap, and the flags of the record in the highest byte */
+struct pending { u64 task, seq, spec, nr, file, args[6]; }; /* nr: also the cap, and the flags of the record in the highest byte */
 
 _Static_assert(__builtin_offsetof(struct trace, tail) == 64 && __builtin_offsetof(struct trace, at) == 96, "trace");
 _Static_assert(__builtin_offsetof(struct trace, files) == 160 && __builtin_offsetof(struct trace, spec) == 416, "trace");
-_Static_assert(sizeof(struct record) == 64 && sizeof(struct chunk) == 16, "record");
+_Static_assert(sizeof(struct record) == 72 && sizeof(struct chunk) == 16, "record");
 _Static_assert(sizeof(struct pending) * TRACE_PENDING <= WINDOW_PENDING_END - WINDOW_PENDING, "pending");
 _Static_assert(sizeof(struct trace) <= WINDOW_PENDING - WINDOW_TRACE, "trace");
 

@@ -6,6 +6,7 @@
 
 mod address;
 mod file;
+mod read_only;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -17,6 +18,7 @@ use vm_memory::volatile_memory::VolatileMemory;
 use vm_memory::{AtomicInteger, Bytes, FileOffset, MmapRegion, VolatileSlice};
 
 pub use address::{EvtchnPort, Gfn, Gpa, GrantRef, Gva, PAGE_SHIFT, PAGE_SIZE};
+pub use read_only::ReadOnlyRam;
 
 /// Why an access or a mapping was refused.
 #[derive(Debug, thiserror::Error)]

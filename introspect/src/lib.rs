@@ -8,3 +8,5 @@ pub mod observer;
 pub mod session;
 pub mod symbols;
 pub mod trace;
+pub mod view;
+pub mod walk;

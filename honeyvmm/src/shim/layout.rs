@@ -61,7 +61,7 @@ pub mod window {
     /// `struct trace` of `shim/trace.h`.
     pub const TRACE: u64 = 0x4b000;
     /// First byte after it and after the calls that have not returned.
-    pub const TRACE_END: u64 = 0x62000;
+    pub const TRACE_END: u64 = 0x64000;
     /// The domain's shared_info page.
     pub const SHARED_INFO: u64 = 0x80000;
     /// The trace's ring.

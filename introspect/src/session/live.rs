@@ -37,10 +37,10 @@ pub struct Live {
     guess: Option<String>,
 }
 
-/// What is recorded: a pseudo terminal, by who holds its master, or programs that have none.
+/// What is recorded: a pseudo terminal, by its master's open file, or programs that have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Screen {
-    Terminal(u32, u64),
+    Terminal(u64),
     Plain,
 }
 
@@ -188,21 +188,22 @@ impl Live {
         }
         // The service is called by its short name until it runs another program.
         let is_service = exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service);
-        match (call.enter.file.and_then(FileKind::at), way) {
+        match (call.enter.kind.and_then(FileKind::at), way) {
             (Some(FileKind::PtyMaster), way) => {
-                let screen = Screen::Terminal(call.enter.tgid, fd);
+                let screen = Screen::Terminal(call.enter.file);
                 self.record(call, at, screen, way.seen_from_master(), folders)
             }
-            (Some(FileKind::UnixStream), Way::Out) if is_service => self.said(call, at, fd),
-            // A program without a terminal, its standard streams sockets of the service's.
-            (Some(FileKind::UnixStream), Way::Out) if matches!(fd, 1 | 2) => {
-                self.record(call, at, Screen::Plain, Shown::Shown, folders)
-            }
-            (Some(FileKind::UnixStream), Way::In) if fd == 0 && !is_service => {
-                self.record(call, at, Screen::Plain, Shown::Typed, folders)
+            (Some(FileKind::UnixStream), Way::Out) if is_service && !self.logged_in() => self.said(call, at, fd),
+            // The server of a command without a terminal reads what it prints, and writes what it is given.
+            (Some(FileKind::Pipe), way) if is_service && self.logged_in() => {
+                self.record(call, at, Screen::Plain, way.seen_from_master(), folders)
             }
             _ => Vec::new(),
         }
+    }
+
+    fn logged_in(&self) -> bool {
+        self.report.logins.iter().any(|login| login.success)
     }
 
     fn record(
@@ -264,8 +265,8 @@ impl Live {
     }
 
     fn resized(&mut self, call: &Traced, folders: &mut Folders) {
-        let [fd, request, ..] = call.arguments();
-        let master = call.enter.file.and_then(FileKind::at) == Some(FileKind::PtyMaster);
+        let [_, request, ..] = call.arguments();
+        let master = call.enter.kind.and_then(FileKind::at) == Some(FileKind::PtyMaster);
         if !master || request & 0xffff_ffff != SET_WINDOW_SIZE || call.result != Some(0) {
             return;
         }
@@ -276,7 +277,7 @@ impl Live {
         };
         let size =
             (u16::from_le_bytes([columns_low, columns_high]), u16::from_le_bytes([rows_low, rows_high]));
-        let screen = Screen::Terminal(call.enter.tgid, fd);
+        let screen = Screen::Terminal(call.enter.file);
         // The size comes before the first byte: the recording begins with it.
         if let Some(index) = self.cast(screen, call, self.report.opened, folders)
             && let Err(error) = self.recorded[index].0.resize(call.enter.time_ns, size)
@@ -344,6 +345,10 @@ impl Live {
 
     fn connected(&mut self, call: &Traced, at: Timestamp, exe: &str) -> Option<Event> {
         let peer = Peer::parse(&call.address(1)?.bytes)?;
+        // A library asks the kernel for its own address this way; nothing is sent.
+        if peer.address.is_unspecified() {
+            return None;
+        }
         let result = call.result.unwrap_or(0);
         let connection = report::Connection {
             time: at,

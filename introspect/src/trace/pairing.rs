@@ -127,7 +127,8 @@ mod tests {
         Record {
             phase,
             compat: false,
-            file: None,
+            kind: None,
+            file: 0,
             number,
             time_ns: 10 * seq,
             seq,

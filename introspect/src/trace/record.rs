@@ -1,7 +1,7 @@
 //! One record of the shim's trace (`honeyvmm/shim/trace.h`), parsed. Pure; the bytes are foreign, for the guest can write them.
 
 /// Length of a record's head.
-pub const HEAD_BYTES: usize = 64;
+pub const HEAD_BYTES: usize = 72;
 /// The longest record; the shim writes none that is longer.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
 /// Chunks of one record: 48 strings twice, and the other arguments.
@@ -60,7 +60,9 @@ pub struct Record {
     /// It is a 32-bit call.
     pub compat: bool,
     /// Argument 0 is a descriptor of a file of this kind: its place in the setup's list.
-    pub file: Option<usize>,
+    pub kind: Option<usize>,
+    /// The open file of argument 0, or 0; descriptors that dup(2) made have the same.
+    pub file: u64,
     /// The call's number.
     pub number: u16,
     /// System time of the domain, nanoseconds.
@@ -136,7 +138,8 @@ pub fn parse(bytes: &[u8]) -> Result<Record, RecordError> {
     Ok(Record {
         phase,
         compat: first[5] & COMPAT != 0,
-        file: usize::from(first[5] >> FILE_SHIFT).checked_sub(1),
+        kind: usize::from(first[5] >> FILE_SHIFT).checked_sub(1),
+        file: u64_at(first, 64),
         number: u16::from_le_bytes([first[6], first[7]]),
         time_ns: u64_at(first, 8),
         seq: u64_at(first, 16),

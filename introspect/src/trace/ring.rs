@@ -125,33 +125,33 @@ mod tests {
     }
 
     fn leave(result: i64) -> Vec<u8> {
-        let mut bytes = vec![0; 72];
-        bytes[0] = 72;
+        let mut bytes = vec![0; 80];
+        bytes[0] = 80;
         bytes[4] = 2;
-        bytes[64..].copy_from_slice(&result.to_le_bytes());
+        bytes[72..].copy_from_slice(&result.to_le_bytes());
         bytes
     }
 
     #[test]
     fn records_come_in_order_and_over_the_rings_end() {
         let writer = Writer::new();
-        let start = RING_BYTES - 80;
+        let start = RING_BYTES - 88;
         writer.0.write_u64(Gpa(SHIM_GPA.0 + window::TRACE + 64), start).unwrap();
         let mut ring = writer.ring();
         writer.put(start, &leave(1));
         writer.put(RING_BYTES - 8, &[8, 0, 0, 0, 0, 0, 0, 0]);
         writer.put(0, &leave(2));
-        writer.set_head(start + 80 + 72);
+        writer.set_head(start + 88 + 80);
         let phases: Vec<_> = std::iter::from_fn(|| ring.next().unwrap()).map(|record| record.phase).collect();
         assert_eq!(phases, [record::Phase::Leave(1), record::Phase::Leave(2)]);
         ring.release();
-        assert_eq!(ring.trace().tail(), start + 152);
+        assert_eq!(ring.trace().tail(), start + 168);
     }
 
     #[test]
     fn a_forged_ring_is_an_error_and_then_empty() {
         for (head, bytes) in
-            [(u64::MAX, leave(1)), (72, vec![0; 72]), (72, vec![0xff; 72]), (64, leave(1)), (71, leave(1))]
+            [(u64::MAX, leave(1)), (80, vec![0; 80]), (80, vec![0xff; 80]), (72, leave(1)), (71, leave(1))]
         {
             let writer = Writer::new();
             writer.put(0, &bytes);

@@ -40,9 +40,9 @@ const DEFAULT: [&str; 75] = [
     "init_module", "finit_module", "delete_module", "bpf", "ioctl",
 ];
 /// Calls that move bytes through a descriptor: what is kept depends on its file.
-const THROUGH_FILES: [&str; 13] = [
+const THROUGH_FILES: [&str; 14] = [
     "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "sendto", "recvfrom",
-    "sendmsg", "recvmsg", "ioctl",
+    "sendmsg", "recvmsg", "ioctl", "connect",
 ];
 /// Of these, those that are recorded only for terminals and sockets: reads of ordinary files are a program's own affair.
 const KNOWN_ONLY: [&str; 5] = ["read", "readv", "pread64", "preadv", "ioctl"];
@@ -109,9 +109,10 @@ impl FileKind {
     /// Bytes kept of what one call moves.
     fn kept(self) -> u64 {
         match self {
-            FileKind::Tty | FileKind::PtyMaster | FileKind::Console | FileKind::UnixStream => WHOLE,
+            // A server hands the output of a command without a terminal through pipes.
+            FileKind::Tty | FileKind::PtyMaster | FileKind::Console | FileKind::UnixStream | FileKind::Pipe => WHOLE,
             FileKind::UnixDatagram | FileKind::Kmsg | FileKind::Udp | FileKind::Udp6 => 4096,
-            FileKind::Tcp | FileKind::Tcp6 | FileKind::Pipe => CAP,
+            FileKind::Tcp | FileKind::Tcp6 => CAP,
         }
     }
 }

@@ -242,7 +242,8 @@ mod tests {
         let enter = Record {
             phase: Phase::Enter(arguments),
             compat: false,
-            file: None,
+            kind: None,
+            file: 0,
             number,
             time_ns: 0,
             seq: 1,

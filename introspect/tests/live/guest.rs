@@ -1,0 +1,138 @@
+//! A guest with a shell, run in this process, whose RAM is a memfd that the test also looks at.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use decoys::initramfs;
+use decoys::kernel;
+use decoys::progress::Silent;
+use honeyvmm::kernel_image::KernelImage;
+use honeyvmm::machine::{Machine, Parts};
+use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
+use introspect::symbols::Symbols;
+use introspect::view::View;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+
+/// How long a guest may take to answer; the machines are shared.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const RAM_BYTES: u64 = 256 << 20;
+
+/// A shell, and a view of what it runs in.
+pub struct Guest {
+    /// The kernel's symbols.
+    pub symbols: Symbols,
+    /// The guest's memory.
+    pub view: View,
+    console: UnixStream,
+    output: Receiver<Vec<u8>>,
+    seen: String,
+    commands: u32,
+}
+
+/// The guest that all tests share, one after the other.
+pub fn guest() -> MutexGuard<'static, Guest> {
+    static GUEST: OnceLock<Mutex<Guest>> = OnceLock::new();
+    GUEST.get_or_init(|| Mutex::new(Guest::start())).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cache() -> PathBuf {
+    PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache/honeynet")
+}
+
+/// A memfd, and the same opened again for reading only.
+fn memfd(bytes: u64) -> (OwnedFd, OwnedFd) {
+    let memfd = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&memfd, bytes).unwrap();
+    let path = format!("/proc/self/fd/{}", memfd.as_raw_fd());
+    let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    (memfd, read_only)
+}
+
+impl Guest {
+    fn start() -> Self {
+        let kernel = kernel::fetch(&cache(), &Silent).unwrap();
+        let vmlinux = std::fs::read(&kernel.vmlinux).unwrap();
+        let image = KernelImage::parse(&vmlinux).unwrap();
+        let symbols = Symbols::of_kernel(&image).unwrap();
+        let archive =
+            initramfs::with_shell("/bin/busybox".as_ref(), &kernel.modules_dir, &initramfs::MODULES).unwrap();
+        let (memfd, read_only) = memfd(RAM_BYTES);
+        let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
+        let (theirs, console) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let machine = Machine::start(Parts {
+            kvm_fd: kvm.as_raw_fd(),
+            backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
+            ram: Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap(),
+            domid: 1,
+            name: "guest",
+            uuid: [7; 16],
+            kernel: &image,
+            ramdisk: Some(&archive),
+            cmdline: "console=hvc0 quiet",
+            console: theirs.into(),
+            devices: Vec::new(),
+        })
+        .unwrap();
+        thread::spawn(move || machine.wait());
+        let view = View::new(ReadOnlyRam::from_memfd(read_only).unwrap(), &symbols).unwrap();
+        let output = read_console(console.try_clone().unwrap());
+        let mut guest = Self { symbols, view, console, output, seen: String::new(), commands: 0 };
+        guest.wait_for("shell\r\n");
+        // busybox's line editor takes the end of a background job for the end of its input; one that runs a script does not edit.
+        guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n").unwrap();
+        guest.wait_for("ready\r\n");
+        guest.run("true");
+        guest
+    }
+
+    /// Runs a command; answers what it printed, whatever it ended with.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> String {
+        self.commands += 1;
+        let (begin, end) = (format!("<begin {}>", self.commands), format!("<end {}>", self.commands));
+        // In two parts, so that an echo of the command is no end of it.
+        let line =
+            format!("echo '<beg''in {0}>'; {{ {command}\n}} 2>&1; echo '<e''nd {0}>'\n", self.commands);
+        self.console.write_all(line.as_bytes()).unwrap();
+        let text = self.wait_for(&end);
+        let begun = text.find(&begin).unwrap_or_else(|| panic!("no {begin} in {text}"));
+        text[begun + begin.len()..text.len() - end.len()].replace('\r', "").trim().to_owned()
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, wanted: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            if let Some(at) = self.seen.find(wanted) {
+                let rest = self.seen.split_off(at + wanted.len());
+                return std::mem::replace(&mut self.seen, rest);
+            }
+            match self.output.recv_timeout(ANSWER_TIMEOUT.saturating_sub(begun.elapsed())) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(RecvTimeoutError::Timeout) => panic!("no {wanted:?} on the console: {}", self.seen),
+                Err(RecvTimeoutError::Disconnected) => panic!("console ended: {}", self.seen),
+            }
+        }
+    }
+}
+
+fn read_console(mut console: UnixStream) -> Receiver<Vec<u8>> {
+    let (sender, output) = channel();
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = console.read(&mut bytes) {
+            if sender.send(bytes[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    output
+}

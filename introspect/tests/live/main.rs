@@ -1,0 +1,9 @@
+//! Walks of a real guest, compared with what the guest says of itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows tests by their attribute, not by their folder"
+)]
+
+mod guest;
+mod tasks;
