@@ -8,6 +8,7 @@
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
+mod devices;
 mod domain;
 mod hostile;
 mod linux;
