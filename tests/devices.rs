@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use honeyvmm::disk::View;
@@ -54,7 +55,7 @@ fn what_a_guest_writes_is_in_its_layer_and_the_image_stays() {
     assert_eq!(guest.run("dd if=/tmp/all bs=4096 skip=3 count=1 2>/dev/null | md5sum"), {
         let same = &image[3 * 4096..4 * 4096];
         fs::write(honeynet.path("part"), same).unwrap();
-        let md5 = std::process::Command::new("md5sum").arg(honeynet.path("part")).output().unwrap();
+        let md5 = Command::new("md5sum").arg(honeynet.path("part")).output().unwrap();
         format!("{}  -", String::from_utf8_lossy(&md5.stdout).split_whitespace().next().unwrap())
     });
     assert!(count(&honeynet, "a", "vbd-51712", "flushes") > 0, "a flush was asked for");
@@ -91,6 +92,55 @@ fn a_disk_that_is_read_only_cannot_be_written() {
     honeynet.run(&["create", "b.cfg"]).fails_with("is in use by another domain");
     let mut other = Guest::create(&honeynet, "c", "disk=['d.img,,xvda,r']");
     assert_eq!(other.run("cat /sys/block/xvda/ro"), "1");
+}
+
+/// A block device over a file; taken away when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn over(image: &std::path::Path) -> Loop {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Loop(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk_with_and_without_a_layer() {
+    let image = pattern(MIB);
+    // Dropped before the devices: the domains are gone by then.
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, under) = (folder.path().join("plain"), folder.path().join("under"));
+    fs::write(&plain, &image).unwrap();
+    fs::write(&under, &image).unwrap();
+    let devices = [Loop::over(&plain), Loop::over(&under)];
+    let honeynet = Honeynet::new("");
+    let disk = |device: &Loop, layer: u8| format!("disk=['phy:{},xvda,w']\nhn_layer={layer}", device.0);
+    let mut guest = Guest::create(&honeynet, "plain", &disk(&devices[0], 0));
+    let mut layered = Guest::create(&honeynet, "layered", &disk(&devices[1], 1));
+    let mut expected = image.clone();
+    expected[512..518].copy_from_slice(b"small\n");
+    for (name, shell) in [("plain", &mut guest), ("layered", &mut layered)] {
+        assert_eq!(shell.run("cat /sys/block/xvda/size"), "2048", "{name}");
+        shell.run("echo small | dd of=/dev/xvda bs=512 seek=1 conv=notrunc,fsync");
+        let case = honeynet.run(&["snapshot", name, "--json"]).good().json();
+        let pulled = std::path::Path::new(case["folder"].as_str().unwrap()).join("disk-xvda.raw");
+        let pulled = fs::read(pulled).unwrap();
+        assert!(
+            pulled.len() == MIB && pulled[..518] == expected[..518] && pulled[1024..] == expected[1024..],
+            "{name}"
+        );
+    }
+    honeynet.run(&["down"]).good();
+    drop(devices);
+    assert_eq!(fs::read(&plain).unwrap()[512..518], *b"small\n");
+    assert!(fs::read(&under).unwrap() == image, "the image under the layer was written");
 }
 
 /// A connection from the honeynet's own namespace.
