@@ -222,3 +222,61 @@ fn a_guest_reaches_nobody_by_itself() {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// Frames of this vif's captures, oldest first.
+fn captured(honeynet: &Honeynet, domain: &str) -> Vec<Vec<u8>> {
+    let files = fs::read_dir(honeynet.path("state/pcap")).unwrap().flatten().map(|entry| entry.path());
+    let own = |path: &std::path::PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{domain}-")))
+    };
+    let mut files: Vec<_> = files.filter(own).collect();
+    files.sort();
+    let mut frames = Vec::new();
+    for file in files {
+        let mut capture = pcap::Capture::from_file(file).unwrap();
+        assert_eq!(capture.get_datalink(), pcap::Linktype::ETHERNET);
+        // The end of a file that is still written is no error of what stands before.
+        while let Ok(packet) = capture.next_packet() {
+            assert_eq!(packet.header.caplen, packet.header.len, "a frame was cut");
+            frames.push(packet.data.to_vec());
+        }
+    }
+    frames
+}
+
+#[test]
+fn a_domains_capture_has_the_frames_of_its_vif_and_no_others() {
+    const MAC: [u8; 6] = [0x00, 0x16, 0x3e, 1, 2, 3];
+    let honeynet = Honeynet::new("");
+    let mut guest = Guest::create(&honeynet, "a", "vif=['mac=00:16:3e:01:02:03,ip=10.77.0.5']");
+    let mut other = Guest::create(&honeynet, "b", "vif=['ip=10.77.0.6']");
+    other.run("ip addr add 10.77.0.6/24 dev eth0; ip link set eth0 up; ping -c 1 -W 1 10.77.0.1");
+    guest.run("ip addr add 10.77.0.5/24 dev eth0; ip link set eth0 up; mkdir /tmp/www; echo told-by-the-guest > /tmp/www/page");
+    guest.run("httpd -p 8 -h /tmp/www");
+    let mut stream = connect(&honeynet, Ipv4Addr::new(10, 77, 0, 5), 8);
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(b"GET /page HTTP/1.0\r\nX-Asked: from-outside\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let has = |frame: &[u8], text: &str| frame.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has(&answer, "told-by-the-guest"));
+
+    let begun = Instant::now();
+    let frames = loop {
+        let frames = captured(&honeynet, "a");
+        if frames.iter().any(|frame| has(frame, "told-by-the-guest")) {
+            break frames;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} frames", frames.len());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let (to, from) = (|frame: &Vec<u8>| frame[..6] == MAC, |frame: &Vec<u8>| frame[6..12] == MAC);
+    assert!(frames.iter().any(|frame| to(frame) && has(frame, "X-Asked: from-outside")));
+    assert!(frames.iter().any(|frame| from(frame) && has(frame, "told-by-the-guest")));
+    // Who asks for a unicast address that nobody else has is heard by all; nothing else is another's.
+    let foreign = |frame: &&Vec<u8>| !to(frame) && !from(frame) && frame[0] & 1 == 0;
+    assert_eq!(frames.iter().filter(foreign).count(), 0);
+    // From the first frame of the connection on, in the order in which they went.
+    let place = |text: &str| frames.iter().position(|frame| has(frame, text)).unwrap();
+    assert!(place("X-Asked: from-outside") < place("told-by-the-guest"));
+}
