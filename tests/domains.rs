@@ -111,9 +111,9 @@ fn what_the_file_says_of_an_end_is_done() {
 }
 
 #[test]
-fn a_guest_that_is_asked_powers_off_or_reboots() {
+fn a_guest_that_is_asked_powers_off() {
     let honeynet = Honeynet::new("");
-    // busybox's shell has no init that would hear the request: what it would do is done by hand when the kernel passes it on.
+    // busybox's shell has no init that would hear the request: the kernel runs this program when it comes.
     let mut guest = Guest::create(&honeynet, "a", "");
     guest.run("echo '#!/bin/sh\n/bin/poweroff -f' > /sbin-poweroff; chmod +x /sbin-poweroff; mkdir -p /sbin; ln -s /sbin-poweroff /sbin/poweroff");
     honeynet.run(&["shutdown", "-w", "a"]).good();
