@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use honeyvmm::disk::View;
@@ -54,7 +55,7 @@ fn what_a_guest_writes_is_in_its_layer_and_the_image_stays() {
     assert_eq!(guest.run("dd if=/tmp/all bs=4096 skip=3 count=1 2>/dev/null | md5sum"), {
         let same = &image[3 * 4096..4 * 4096];
         fs::write(honeynet.path("part"), same).unwrap();
-        let md5 = std::process::Command::new("md5sum").arg(honeynet.path("part")).output().unwrap();
+        let md5 = Command::new("md5sum").arg(honeynet.path("part")).output().unwrap();
         format!("{}  -", String::from_utf8_lossy(&md5.stdout).split_whitespace().next().unwrap())
     });
     assert!(count(&honeynet, "a", "vbd-51712", "flushes") > 0, "a flush was asked for");
@@ -91,6 +92,55 @@ fn a_disk_that_is_read_only_cannot_be_written() {
     honeynet.run(&["create", "b.cfg"]).fails_with("is in use by another domain");
     let mut other = Guest::create(&honeynet, "c", "disk=['d.img,,xvda,r']");
     assert_eq!(other.run("cat /sys/block/xvda/ro"), "1");
+}
+
+/// A block device over a file; taken away when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn over(image: &std::path::Path) -> Loop {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Loop(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk_with_and_without_a_layer() {
+    let image = pattern(MIB);
+    // Dropped before the devices: the domains are gone by then.
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, under) = (folder.path().join("plain"), folder.path().join("under"));
+    fs::write(&plain, &image).unwrap();
+    fs::write(&under, &image).unwrap();
+    let devices = [Loop::over(&plain), Loop::over(&under)];
+    let honeynet = Honeynet::new("");
+    let disk = |device: &Loop, layer: u8| format!("disk=['phy:{},xvda,w']\nhn_layer={layer}", device.0);
+    let mut guest = Guest::create(&honeynet, "plain", &disk(&devices[0], 0));
+    let mut layered = Guest::create(&honeynet, "layered", &disk(&devices[1], 1));
+    let mut expected = image.clone();
+    expected[512..518].copy_from_slice(b"small\n");
+    for (name, shell) in [("plain", &mut guest), ("layered", &mut layered)] {
+        assert_eq!(shell.run("cat /sys/block/xvda/size"), "2048", "{name}");
+        shell.run("echo small | dd of=/dev/xvda bs=512 seek=1 conv=notrunc,fsync");
+        let case = honeynet.run(&["snapshot", name, "--json"]).good().json();
+        let pulled = std::path::Path::new(case["folder"].as_str().unwrap()).join("disk-xvda.raw");
+        let pulled = fs::read(pulled).unwrap();
+        assert!(
+            pulled.len() == MIB && pulled[..518] == expected[..518] && pulled[1024..] == expected[1024..],
+            "{name}"
+        );
+    }
+    honeynet.run(&["down"]).good();
+    drop(devices);
+    assert_eq!(fs::read(&plain).unwrap()[512..518], *b"small\n");
+    assert!(fs::read(&under).unwrap() == image, "the image under the layer was written");
 }
 
 /// A connection from the honeynet's own namespace.
@@ -171,4 +221,62 @@ fn a_guest_reaches_nobody_by_itself() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{events}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Frames of this vif's captures, oldest first.
+fn captured(honeynet: &Honeynet, domain: &str) -> Vec<Vec<u8>> {
+    let files = fs::read_dir(honeynet.path("state/pcap")).unwrap().flatten().map(|entry| entry.path());
+    let own = |path: &std::path::PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{domain}-")))
+    };
+    let mut files: Vec<_> = files.filter(own).collect();
+    files.sort();
+    let mut frames = Vec::new();
+    for file in files {
+        let mut capture = pcap::Capture::from_file(file).unwrap();
+        assert_eq!(capture.get_datalink(), pcap::Linktype::ETHERNET);
+        // The end of a file that is still written is no error of what stands before.
+        while let Ok(packet) = capture.next_packet() {
+            assert_eq!(packet.header.caplen, packet.header.len, "a frame was cut");
+            frames.push(packet.data.to_vec());
+        }
+    }
+    frames
+}
+
+#[test]
+fn a_domains_capture_has_the_frames_of_its_vif_and_no_others() {
+    const MAC: [u8; 6] = [0x00, 0x16, 0x3e, 1, 2, 3];
+    let honeynet = Honeynet::new("");
+    let mut guest = Guest::create(&honeynet, "a", "vif=['mac=00:16:3e:01:02:03,ip=10.77.0.5']");
+    let mut other = Guest::create(&honeynet, "b", "vif=['ip=10.77.0.6']");
+    other.run("ip addr add 10.77.0.6/24 dev eth0; ip link set eth0 up; ping -c 1 -W 1 10.77.0.1");
+    guest.run("ip addr add 10.77.0.5/24 dev eth0; ip link set eth0 up; mkdir /tmp/www; echo told-by-the-guest > /tmp/www/page");
+    guest.run("httpd -p 8 -h /tmp/www");
+    let mut stream = connect(&honeynet, Ipv4Addr::new(10, 77, 0, 5), 8);
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(b"GET /page HTTP/1.0\r\nX-Asked: from-outside\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let has = |frame: &[u8], text: &str| frame.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has(&answer, "told-by-the-guest"));
+
+    let begun = Instant::now();
+    let frames = loop {
+        let frames = captured(&honeynet, "a");
+        if frames.iter().any(|frame| has(frame, "told-by-the-guest")) {
+            break frames;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} frames", frames.len());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let (to, from) = (|frame: &Vec<u8>| frame[..6] == MAC, |frame: &Vec<u8>| frame[6..12] == MAC);
+    assert!(frames.iter().any(|frame| to(frame) && has(frame, "X-Asked: from-outside")));
+    assert!(frames.iter().any(|frame| from(frame) && has(frame, "told-by-the-guest")));
+    // Who asks for a unicast address that nobody else has is heard by all; nothing else is another's.
+    let foreign = |frame: &&Vec<u8>| !to(frame) && !from(frame) && frame[0] & 1 == 0;
+    assert_eq!(frames.iter().filter(foreign).count(), 0);
+    // From the first frame of the connection on, in the order in which they went.
+    let place = |text: &str| frames.iter().position(|frame| has(frame, text)).unwrap();
+    assert!(place("X-Asked: from-outside") < place("told-by-the-guest"));
 }

@@ -236,7 +236,8 @@ fn copy_file(file: &File, spool: &Path) -> io::Result<File> {
     if rustix::fs::ioctl_ficlone(&copy, file).is_ok() {
         return Ok(copy);
     }
-    let length = file.metadata()?.len();
+    // A block device has no length in its metadata.
+    let length = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))?;
     copy.set_len(length)?;
     sparse::copy(file, 0..length, &copy, 0, &mut Vec::new())?;
     Ok(copy)

@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -313,8 +313,13 @@ fn lock(name: &str, file: &File, how: FlockOperation) -> Result<(), DiskError> {
     })
 }
 
-fn file_bytes(file: &File) -> Result<u64, DiskError> {
-    let bytes = file.metadata()?.len();
+/// Length of an image, in bytes. Moves the file's position, which nobody here uses.
+///
+/// # Errors
+/// [`DiskError::TooLarge`], the host's errors.
+pub fn file_bytes(file: &File) -> Result<u64, DiskError> {
+    // A block device has no length in its metadata.
+    let bytes = seek(file, SeekFrom::End(0)).map_err(io::Error::from)?;
     if bytes > DISK_BYTES_MAX {
         return Err(DiskError::TooLarge(bytes));
     }

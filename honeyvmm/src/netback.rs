@@ -20,6 +20,7 @@ use crate::ring::{Notify, RingError};
 use crate::xenbus::{FrontendView, MappedRing, Nodes};
 
 pub use device::NetDevice;
+pub use offload::{Network, Transport, complete_checksum};
 pub use slots::{ChainError, Packet, TX_REQUEST_BYTES};
 
 /// Frames that one call of `service` moves each way: a quarter of a ring, at most 4 MiB.

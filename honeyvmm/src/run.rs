@@ -18,7 +18,7 @@ use crate::config::{DiskConfig, DomainConfig, VifConfig};
 use crate::confine::{ConfineError, confine};
 use crate::control::{Voice, serve};
 use crate::device::Reports;
-use crate::disk::{Disk, DiskError, Layer, Mode};
+use crate::disk::{Disk, DiskError, Layer, Mode, file_bytes};
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::{Machine, MachineError, Offered, Parts};
 use crate::memory::{Gpa, MemoryError, Region};
@@ -173,7 +173,7 @@ fn offer_disk(config: &DiskConfig, reports: &Arc<dyn Reports>) -> Result<Offered
     let wrong = |source| RunError::Disk { vdev: config.vdev.clone(), source };
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let base = File::from(owned(config.base_fd));
-    let base_bytes = base.metadata().map_err(|source| wrong(source.into()))?.len();
+    let base_bytes = file_bytes(&base).map_err(wrong)?;
     let layer = config.layer_fd.map(|fd| Layer::open_handed_in(File::from(owned(fd)), base_bytes));
     let layer = layer.transpose().map_err(wrong)?;
     let disk = Disk::new(&config.vdev, base, layer, mode).map_err(wrong)?;

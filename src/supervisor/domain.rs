@@ -65,8 +65,8 @@ pub struct Domain {
     pub macs: Vec<String>,
     /// RAM; kept to be read from outside.
     pub ram: File,
-    /// Disks; kept to be read from outside, and locked as long as the domain is here.
-    pub disks: Vec<Disk>,
+    // Kept to be read from outside, and locked as long as the domain has them.
+    disks: Vec<Disk>,
     /// The control socket of its process.
     pub control: Control,
     /// Its console.
@@ -85,6 +85,7 @@ struct Status {
     life: Life,
     destroy_wanted: bool,
     gone: bool,
+    disks_given_up: bool,
     notice: Option<(ExitReason, Value)>,
     process: Option<Process>,
     cpu_time_s: f64,
@@ -119,6 +120,7 @@ impl Domain {
             life: Life::Starting,
             destroy_wanted: false,
             gone: false,
+            disks_given_up: false,
             notice: None,
             process: None,
             cpu_time_s: 0.0,
@@ -150,6 +152,20 @@ impl Domain {
     /// Gives it another name.
     pub fn rename(&self, name: String) {
         self.status().name = name;
+    }
+
+    /// Its disks; none once they were given up.
+    pub fn disks(&self) -> &[Disk] {
+        match self.status().disks_given_up {
+            true => &[],
+            false => &self.disks,
+        }
+    }
+
+    /// Lets others have its disks. What they write there is theirs, so it is not read as this domain's any more.
+    pub fn give_disks_up(&self) {
+        self.status().disks_given_up = true;
+        self.disks.iter().for_each(Disk::unlock);
     }
 
     /// Where it stands.

@@ -133,12 +133,16 @@ fn acquisition(
     let memory_bytes = domain.file.memory_mib << 20;
     let memory = domain.ram.try_clone();
     let memory = memory.map_err(|source| EvidenceError::Write { what: "a copy of the RAM", source })?;
-    let disks = domain.disks.iter().map(|disk| disk_source(domain, disk)).collect::<Result<_, _>>()?;
+    let disks: Vec<_> =
+        domain.disks().iter().map(|disk| disk_source(domain, disk)).collect::<Result<_, _>>()?;
     let mut notes: Vec<String> = reason.into_iter().collect();
     let vcpus = registers.and_then(read_registers).unwrap_or_else(|| {
         notes.push("the registers of the vcpus are not known".to_owned());
         Vec::new()
     });
+    if disks.is_empty() && !domain.file.disks.is_empty() {
+        notes.push("the disks are with the domain that was started in its place".to_owned());
+    }
     let info = forensics::DomainInfo {
         name: domain.file.name.clone(),
         domid: domain.domid,
@@ -216,7 +220,7 @@ pub fn check(house: &House, domain: &Domain) -> Result<Value, HouseError> {
 }
 
 fn root_disk(domain: &Domain) -> Result<&Disk, EvidenceError> {
-    domain.disks.first().ok_or_else(|| EvidenceError::NoDisk { name: domain.file.name.clone() })
+    domain.disks().first().ok_or_else(|| EvidenceError::NoDisk { name: domain.file.name.clone() })
 }
 
 fn original(domain: &Domain, disk: &Disk) -> Result<View, EvidenceError> {

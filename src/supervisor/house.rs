@@ -17,7 +17,6 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
-use super::resources::Disk;
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -276,6 +275,8 @@ impl House {
             }
             OnExit::RenameRestart => {
                 domain.rename(format!("{}-{}", domain.name(), domain.domid));
+                // Its memory is kept; a disk that is written belongs to one domain, and that is the next one.
+                domain.give_disks_up();
                 self.preserve(domain, &ending);
                 restart(self);
             }
@@ -299,7 +300,7 @@ impl House {
     }
 
     fn forget(&self, domain: &Domain) {
-        domain.disks.iter().for_each(Disk::unlock);
+        domain.give_disks_up();
         let mut table = self.table();
         table.domains.remove(&domain.domid);
         write_addresses(&self.state, &table);

@@ -13,6 +13,7 @@ use honeyvmm::kvm::KvmError;
 use honeyvmm::shim::{Backend, Layout};
 use rustix::event::EventfdFlags;
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use vifport::{Port, PortFds};
 
 use crate::domain_file::DomainFile;
@@ -253,7 +254,15 @@ fn copy(from: &File, to: &File) -> io::Result<()> {
     let bytes = rustix::fs::seek(from, rustix::fs::SeekFrom::End(0))?;
     to.set_len(bytes)?;
     let mut at = 0;
-    while let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
+    while at < bytes {
+        let start = match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => break,
+            // A block device tells of no holes.
+            Err(Errno::INVAL) => return copy_range(from, to, 0, bytes),
+            Err(errno) => return Err(errno.into()),
+        };
         let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start))?;
         copy_range(from, to, start, end)?;
         at = end;

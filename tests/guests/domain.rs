@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Handle, Machine, Parts};
+use honeyvmm::machine::{Handle, Machine, Offered, Parts};
 use honeyvmm::memory::{Gpa, Region};
 use honeyvmm::run_loop::End;
 use honeyvmm::shim::{Layout, SHIM_GPA};
@@ -62,8 +62,13 @@ fn read_console(mut stream: UnixStream, chunks: Sender<Vec<u8>>) {
 }
 
 impl Domain {
-    /// Starts it.
+    /// Starts it without any device.
     pub fn start(guest: &Guest<'_>) -> Domain {
+        Domain::start_with(guest, Vec::new())
+    }
+
+    /// Starts it with these devices.
+    pub fn start_with(guest: &Guest<'_>, devices: Vec<Offered>) -> Domain {
         let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
         let kernel = KernelImage::parse(guest.kernel).unwrap();
         let (theirs, ours) = UnixStream::pair().unwrap();
@@ -82,7 +87,7 @@ impl Domain {
             ramdisk: guest.ramdisk,
             cmdline: guest.cmdline,
             console: theirs.into(),
-            devices: Vec::new(),
+            devices,
         })
         .unwrap();
         let handle = machine.handle();

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use honeyvmm::hypercall::ShutdownReason;
+use honeyvmm::machine::Offered;
 use honeyvmm::run_loop::End;
 
 use super::domain::{Domain, Guest, Outcome};
@@ -16,20 +17,22 @@ const ENDLESS: Duration = Duration::from_millis(300);
 /// The other domain's tick is due all the time.
 const TICK_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn start(case: &str) -> Domain {
-    Domain::start(&Guest {
-        kernel: &programs::read(HOSTILE_KERNEL),
-        ramdisk: None,
-        cmdline: case,
-        memory_mib: 16,
-    })
+fn start(case: &str, devices: Vec<Offered>) -> Domain {
+    let guest =
+        Guest { kernel: &programs::read(HOSTILE_KERNEL), ramdisk: None, cmdline: case, memory_mib: 16 };
+    Domain::start_with(&guest, devices)
 }
 
 /// Runs a case beside a domain that must not notice.
-fn beside_another(case: &str, limit: Duration) -> Outcome {
-    let mut witness = start("witness");
+fn beside_another(case: &str) -> Outcome {
+    beside_another_with(case, Vec::new())
+}
+
+/// Likewise, with devices.
+pub fn beside_another_with(case: &str, devices: Vec<Offered>) -> Outcome {
+    let mut witness = start("witness", Vec::new());
     witness.wait_for_another("tick", TICK_TIMEOUT);
-    let outcome = start(case).finish(limit);
+    let outcome = start(case, devices).finish(LIMIT);
     witness.wait_for_another("tick", TICK_TIMEOUT);
     witness.destroy();
     assert_eq!(witness.finish(TICK_TIMEOUT).end, End::Stopped, "{case}");
@@ -38,7 +41,7 @@ fn beside_another(case: &str, limit: Duration) -> Outcome {
 
 /// The case comes to its end, and its calls had these results.
 fn check_refused(case: &str, results: &[(&str, i64)]) {
-    let Outcome { end, console, .. } = beside_another(case, LIMIT);
+    let Outcome { end, console, .. } = beside_another(case);
     assert_eq!(end, End::Shutdown(ShutdownReason::Poweroff), "{case}: {console}");
     for (call, result) in results {
         let line = format!("{call} = {result}");
@@ -48,7 +51,7 @@ fn check_refused(case: &str, results: &[(&str, i64)]) {
 
 /// The domain ends with a sentence that has this in it.
 fn check_crash(case: &str, sentence: &str) {
-    let Outcome { end, console, destroyed } = beside_another(case, LIMIT);
+    let Outcome { end, console, destroyed } = beside_another(case);
     match &end {
         End::Crash(text) => assert!(text.contains(sentence), "{case}: {text}"),
         other => panic!("{case}: {other:?}, destroyed: {destroyed}, {console}"),
@@ -156,7 +159,7 @@ fn a_flood_of_calls_is_bounded() {
 
 #[test]
 fn nonsense_in_the_rings_of_console_and_xenstore_stops_nobody() {
-    let outcome = beside_another("rings", LIMIT);
+    let outcome = beside_another("rings");
     assert_eq!(outcome.end, End::Shutdown(ShutdownReason::Poweroff), "{}", outcome.console);
     assert!(outcome.console.contains("rings: gone through"), "{}", outcome.console);
 }
@@ -168,7 +171,7 @@ fn privileged_instructions_do_nothing_and_unknown_ones_trap() {
 
 #[test]
 fn iret_to_an_address_that_is_none_is_the_kernels_own_fault() {
-    let outcome = beside_another("iret_not_canonical", LIMIT);
+    let outcome = beside_another("iret_not_canonical");
     assert!(outcome.console.contains("handler reached"), "{outcome:?}");
 }
 
@@ -204,7 +207,7 @@ fn a_kernel_that_overwrites_its_shim_breaks_its_own_domain_only() {
         "scribble_area_ones",
         "scribble_area_garbage",
     ] {
-        let outcome = beside_another(case, LIMIT);
+        let outcome = beside_another(case);
         assert!(matches!(outcome.end, End::Crash(_) | End::Stopped), "{case}: {outcome:?}");
         assert!(outcome.console.contains("scribbling"), "{case}: {outcome:?}");
     }
@@ -213,7 +216,7 @@ fn a_kernel_that_overwrites_its_shim_breaks_its_own_domain_only() {
 #[test]
 fn a_kernel_that_never_ends_is_destroyed() {
     for case in ["exceptions_without_end", "spin", "sleep_for_ever", "hypercalls_without_end"] {
-        let mut domain = start(case);
+        let mut domain = start(case, Vec::new());
         domain.wait_for_another("looping", TICK_TIMEOUT);
         let outcome = domain.finish(ENDLESS);
         assert_eq!((outcome.end, outcome.destroyed), (End::Stopped, true), "{case}: {}", outcome.console);
@@ -223,7 +226,7 @@ fn a_kernel_that_never_ends_is_destroyed() {
 #[test]
 fn a_kernel_that_never_ends_can_be_paused() {
     for case in ["exceptions_without_end", "spin", "sleep_for_ever", "hypercalls_without_end"] {
-        let mut domain = start(case);
+        let mut domain = start(case, Vec::new());
         domain.wait_for_another("looping", TICK_TIMEOUT);
         domain.pause_and_unpause();
         assert_eq!(domain.finish(ENDLESS).end, End::Stopped, "{case}");
@@ -232,5 +235,5 @@ fn a_kernel_that_never_ends_can_be_paused() {
 
 #[test]
 fn a_kernel_that_panics_says_so() {
-    assert_eq!(beside_another("panic", LIMIT).end, End::Shutdown(ShutdownReason::Crash));
+    assert_eq!(beside_another("panic").end, End::Shutdown(ShutdownReason::Crash));
 }

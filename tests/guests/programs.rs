@@ -101,7 +101,7 @@ fn build(work: &Path) {
         .arg(source("kernel.ld"))
         .arg("-o")
         .arg(work.join(HOSTILE_KERNEL))
-        .args([source("start.S"), source("kernel.c")]));
+        .args([source("start.S"), source("kernel.c"), source("devices.c")]));
     install(&debian_kernel().vmlinuz, &work.join(DEBIAN_KERNEL));
 }
 

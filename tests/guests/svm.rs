@@ -22,7 +22,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 for module in irqbypass kvm kvm-amd; do /bin/busybox insmod /modules/$module.ko; done
 export RUST_BACKTRACE=1 VARIABLE=/guests
-/tests --test-threads=1 linux:: hostile:: && echo PASSED
+/tests --test-threads=1 linux:: hostile:: devices:: && echo PASSED
 /bin/busybox poweroff -f
 "#;
 

@@ -66,9 +66,15 @@ impl Guest {
 
     /// Attaches to the shell of a domain that was just created.
     pub fn attach(honeynet: &Honeynet, name: &str) -> Guest {
-        let mut console = Command::new(env!("CARGO_BIN_EXE_honeynet"))
+        let mut console = Command::new(env!("CARGO_BIN_EXE_honeynet"));
+        console.args(["--state", "state", "console", name]);
+        Guest::attach_by(honeynet, console)
+    }
+
+    /// Attaches to it by a command of the test's own.
+    pub fn attach_by(honeynet: &Honeynet, mut console: Command) -> Guest {
+        let mut console = console
             .current_dir(honeynet.path("."))
-            .args(["--state", "state", "console", name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -126,7 +127,7 @@ impl Honeynet {
             let pid = rows.iter().find(|row| row["service"] == role).and_then(|row| row["pid"].as_i64());
             match pid {
                 Some(pid) if Some(pid) != before => return pid,
-                _ => std::thread::sleep(std::time::Duration::from_millis(20)),
+                _ => std::thread::sleep(Duration::from_millis(20)),
             }
         }
         panic!("{role} does not run");
@@ -137,6 +138,26 @@ impl Drop for Honeynet {
     fn drop(&mut self) {
         self.run(&["down"]);
     }
+}
+
+/// The row of `list`, once it is as wanted.
+pub fn row_when(honeynet: &Honeynet, name: &str, wanted: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
+    let begun = Instant::now();
+    loop {
+        let rows = honeynet.run(&["list", "--json"]).good().json();
+        let row = rows.as_array().unwrap().iter().find(|row| row["name"] == name);
+        if wanted(row) {
+            return row.cloned();
+        }
+        let lines = || honeynet.run(&["dmesg"]).stdout;
+        assert!(begun.elapsed() < Duration::from_secs(60), "{name} is {row:?}: {}", lines());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the log of the supervisor has an event of this id with this text.
+pub fn told(honeynet: &Honeynet, id: &str, text: &str) -> bool {
+    honeynet.run(&["dmesg"]).good().stdout.lines().any(|line| line.contains(id) && line.contains(text))
 }
 
 /// Whether this named network namespace exists.

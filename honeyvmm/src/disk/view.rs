@@ -129,6 +129,11 @@ fn stored(file: &File, start: u64, bytes: u64) -> io::Result<Vec<Range<u64>>> {
         let data = match seek(file, RawSeekFrom::Data(at)) {
             Ok(data) => data.min(end),
             Err(Errno::NXIO) => break,
+            // A block device tells of no holes.
+            Err(Errno::INVAL) => {
+                extents.push(at - start..bytes);
+                break;
+            }
             Err(errno) => return Err(errno.into()),
         };
         let hole = seek(file, RawSeekFrom::Hole(data))?.min(end);

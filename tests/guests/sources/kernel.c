@@ -1,11 +1,7 @@
 /* A hostile kernel: a Xen PV guest that lies. The command line names the case. A refused call is reported on the early console as
  * `NAME = RESULT`; a case that comes to its end powers off. Built freestanding; tests/guests/hostile.rs says what must come of each. */
-typedef unsigned long u64;
-typedef unsigned int u32;
+#include "kernel.h"
 
-#define VIRT_BASE 0xffffffff80000000ul
-#define PAGE 4096ul
-#define SHIM_GPA (1ul << 38)
 #define SHIM_VA 0xffff808000000000ul
 #define SHIM_BYTES 0x90000ul
 #define NOT_CANONICAL 0x8000000000000000ul
@@ -14,20 +10,9 @@ typedef unsigned int u32;
 extern char skip_two[], skip_two_with_error[], loop_for_ever[];
 extern u64 trap_count, trap_stack;
 
-struct start_info { /* xen.h */
-	char magic[32];
-	u64 pages, shared_info;
-	u32 flags, pad0;
-	u64 store_mfn;
-	u32 store_port, pad1;
-	u64 console_mfn;
-	u32 console_port, pad2;
-	u64 pt_base, table_count, mfn_list, mod_start, mod_bytes;
-	char cmdline[1024];
-};
-static struct start_info *info;
+struct start_info *info;
 
-static long call(u64 nr, u64 a, u64 b, u64 c, u64 d)
+long call(u64 nr, u64 a, u64 b, u64 c, u64 d)
 {
 	register u64 r10 __asm__("r10") = d;
 	register u64 r8 __asm__("r8") = 0;
@@ -36,11 +21,7 @@ static long call(u64 nr, u64 a, u64 b, u64 c, u64 d)
 	return result;
 }
 
-enum { SET_TRAP_TABLE, MMU_UPDATE, SET_GDT, STACK_SWITCH, PLATFORM = 7, SET_DEBUGREG, GET_DEBUGREG, UPDATE_DESCRIPTOR, MEMORY = 12,
-       MULTICALL, UPDATE_VA, SET_TIMER, XEN_VERSION = 17, CONSOLE_IO, GRANT_TABLE = 20, VCPU_OP = 24, SEGMENT_BASE, MMUEXT, SCHED = 29, CALLBACK,
-       EVENT_CHANNEL = 32, PHYSDEV };
-
-static u64 length(const char *text)
+u64 length(const char *text)
 {
 	u64 n = 0;
 	while (text[n])
@@ -48,13 +29,13 @@ static u64 length(const char *text)
 	return n;
 }
 
-static void say(const char *text)
+void say(const char *text)
 {
 	call(CONSOLE_IO, 0, length(text), (u64)text, 0);
 }
 
 /* One write, so that nothing of another thread's comes between. */
-static void report(const char *name, long value)
+void report(const char *name, long value)
 {
 	char line[128], digits[24];
 	u64 at = 0, n = 0, rest = value < 0 ? -(u64)value : (u64)value;
@@ -114,11 +95,16 @@ static volatile u64 *entry_of(u64 at)
 
 static char window[2 * PAGE] __attribute__((aligned(4096)));
 
+void map_at(void *at, u64 gpa)
+{
+	*entry_of((u64)at) = gpa | 7;
+	mmuext(7, (u64)at, 0);
+}
+
 /* Maps a frame that Xen would never let us map. */
 static volatile unsigned char *map(u64 gpa)
 {
-	*entry_of((u64)window) = gpa | 7;
-	mmuext(7, (u64)window, 0);
+	map_at(window, gpa);
 	return (volatile unsigned char *)window;
 }
 
@@ -277,7 +263,7 @@ static void multicalls(void)
 	report("max calls", call(MULTICALL, (u64)list, ~0ul, 0, 0));
 }
 
-static void notify(u32 port)
+void notify(u32 port)
 {
 	call(EVENT_CHANNEL, 4, (u64)&port, 0, 0);
 }
@@ -485,7 +471,8 @@ static const struct { const char *name; void (*run)(void); } cases[] = {
 	CASE(iret_not_canonical), CASE(iret_nowhere), CASE(no_handler), CASE(no_stack), CASE(stack_in_the_shim), CASE(handler_nowhere),
 	CASE(callback_nowhere), CASE(no_callback), CASE(base_of_nothing), CASE(base_of_garbage), CASE(exceptions_without_end), CASE(spin),
 	CASE(sleep_for_ever), CASE(hypercalls_without_end), CASE(device_memory), CASE(scribble_hlt), CASE(scribble_int3), CASE(scribble_ones),
-	CASE(scribble_garbage), CASE(scribble_area_ones), CASE(scribble_area_garbage), CASE(panic), CASE(witness),
+	CASE(scribble_garbage), CASE(scribble_area_ones), CASE(scribble_area_garbage), CASE(panic), CASE(witness), CASE(disk),
+	CASE(network),
 };
 
 static int same(const char *a, const char *b)
