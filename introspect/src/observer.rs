@@ -5,6 +5,7 @@
 
 mod clients;
 mod requests;
+mod walks;
 mod wall_clock;
 
 use std::fs::File;
@@ -15,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use events::Emitter;
 use honeyvmm::kernel_image::{KernelImage, KernelImageError};
-use honeyvmm::memory::{MemoryError, Region};
+use honeyvmm::memory::{MemoryError, ReadOnlyRam, Region};
 use honeyvmm::shim::trace::Trace;
 use honeyvmm::shim::{Layout, SHIM_GPA};
+use jiff::Timestamp;
 use memmap2::Mmap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,7 @@ use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
 pub use requests::Request;
 use requests::Requests;
+use walks::Walks;
 use wall_clock::WallClock;
 
 /// How often the rings are looked at while something is recorded; the bell rings when one is half full.
@@ -92,6 +95,9 @@ pub enum ObserverError {
     /// It tells too little.
     #[error(transparent)]
     Selection(#[from] SelectionError),
+    /// The guest's memory cannot be read as its kernel does.
+    #[error("the guest cannot be looked into")]
+    View(#[from] crate::view::OpenError),
     /// Memory is not to be had.
     #[error("the domain's memory cannot be looked at")]
     Memory(#[from] MemoryError),
@@ -128,6 +134,7 @@ struct Observer {
     sessions: Sessions,
     emitter: Option<Emitter>,
     wall: WallClock,
+    walks: Walks,
     // What the shim was told last: everything, or only the beginnings of connections.
     wide: Option<bool>,
     saved: Instant,
@@ -138,6 +145,7 @@ impl Observer {
         let kernel = map("kernel", owned(config.kernel_fd))?;
         let symbols = Symbols::of_kernel(&KernelImage::parse(&kernel)?)?;
         drop(kernel);
+        let walks = Walks::new(ReadOnlyRam::from_memfd(owned(config.ram_fd))?, &symbols)?;
         let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.vcpus };
         let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
         let traces: Vec<Trace> =
@@ -162,6 +170,7 @@ impl Observer {
             ),
             emitter,
             wall: WallClock::new(&shim, &layout),
+            walks,
             wide: None,
             saved: Instant::now(),
         })
@@ -180,7 +189,7 @@ impl Observer {
                     Ok(Some(record)) => {
                         if let Some(call) = pairing.take(record) {
                             self.clients.show(&call);
-                            self.sessions.take(&call, self.wall.at(&call), &NoParents);
+                            self.sessions.take(&call, self.wall.at(&call), &self.walks);
                         }
                     }
                     Ok(None) => break,
@@ -210,6 +219,11 @@ impl Observer {
         }
         if self.saved.elapsed() >= SAVE_EVERY {
             self.saved = Instant::now();
+            if self.sessions.wanted()
+                && let Some(alive) = self.walks.alive()
+            {
+                self.sessions.reap(&alive, Timestamp::now());
+            }
             if let Err(error) = self.sessions.save() {
                 tracing::error!(%error, "a session is not written down");
             }
@@ -249,6 +263,10 @@ impl Observer {
                     Err(error) => requests::refuse(&socket, &error),
                 }
             }
+            Request::Ps => match self.walks.ps() {
+                Ok(answer) => requests::answer(&socket, &answer),
+                Err(error) => requests::refuse(&socket, &error),
+            },
             Request::Symbols => {
                 let (build_id, banner) = (self.symbols.build_id(), self.symbols.banner());
                 requests::answer(
@@ -296,16 +314,4 @@ fn owned(fd: RawFd) -> OwnedFd {
     // - The descriptor is open: the toolstack put it under this number before exec, and names each number once.
     // - Nothing else in this process owns it: each field of the configuration is taken once, by `Observer::new`.
     unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-struct NoParents;
-
-impl crate::session::Parents for NoParents {
-    fn parent(&self, _task: u64) -> Option<u32> {
-        None
-    }
-
-    fn arguments(&self, _task: u64) -> Option<Vec<String>> {
-        None
-    }
 }

@@ -103,6 +103,20 @@ pub enum Command {
     /// Print a domain's system calls as they happen, in strace's style; nothing in the guest shows it.
     #[command(after_help = "Example: honeynet trace ssh-server -e openat,execve")]
     Trace(Trace),
+    /// List a guest's processes, read from its memory; rootkits hide nothing from it.
+    #[command(after_help = "Example: honeynet ps ssh-server")]
+    Ps {
+        /// Name or number.
+        name: String,
+    },
+    /// List intruders' sessions.
+    #[command(
+        after_help = "Example: honeynet sessions --domain ssh-server --json\n         honeynet sessions 65a1b2c300010001 --cowrie"
+    )]
+    Sessions(Sessions),
+    /// Play what a session's terminal showed.
+    #[command(after_help = "Example: honeynet play 65a1b2c300010001 --speed 2 --idle 1")]
+    Play(Play),
     /// Print the switch's counters.
     #[command(after_help = "Example: honeynet net --json")]
     Net,
@@ -186,6 +200,35 @@ pub struct Trace {
     /// Only this process of the guest.
     #[arg(short, value_name = "PID")]
     pub pid: Option<u32>,
+}
+
+/// Options of `sessions`.
+#[derive(Debug, Args)]
+pub struct Sessions {
+    /// Only this one, whole.
+    pub session: Option<String>,
+    /// Only of this domain.
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// As Cowrie's JSON log has it: an object with `eventid` a line.
+    #[arg(long)]
+    pub cowrie: bool,
+}
+
+/// Options of `play`.
+#[derive(Debug, Args)]
+pub struct Play {
+    /// The session.
+    pub session: String,
+    /// Which of its recordings; the one that shows most if none is named.
+    #[arg(long, value_name = "N")]
+    pub tty: Option<usize>,
+    /// So many times as fast.
+    #[arg(long, default_value_t = 1.0)]
+    pub speed: f64,
+    /// Longer pauses take so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub idle: f64,
 }
 
 /// Words of `fim`.

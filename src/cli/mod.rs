@@ -10,6 +10,7 @@ mod failure;
 mod introspection;
 mod reports;
 mod roles;
+mod sessions;
 mod up;
 
 pub use args::Arguments;
@@ -17,6 +18,7 @@ pub use failure::Failure;
 
 use args::{Command, Fim};
 use connection::Connection;
+use introspect::observer::Request as Question;
 
 use crate::state::State;
 use crate::supervisor::protocol::Request;
@@ -43,6 +45,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Dmesg { name } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
         Command::Trace(wanted) => introspection::trace(Connection::open(&state)?, &out, wanted),
+        Command::Ps { name } => {
+            introspection::ps(&ask(Request::Observe { name, question: Question::Ps })?, &out)
+        }
+        Command::Sessions(wanted) => sessions::list(&state, &out, &wanted),
+        Command::Play(wanted) => sessions::play(&state, &wanted),
         Command::Net => out.tree(&ask(Request::Net)?),
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),

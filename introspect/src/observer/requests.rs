@@ -26,6 +26,8 @@ pub enum Request {
         /// Only this process.
         pid: Option<u32>,
     },
+    /// Every process.
+    Ps,
     /// The kernel's build id and banner.
     Symbols,
 }

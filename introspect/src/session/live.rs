@@ -193,7 +193,9 @@ impl Live {
                 let screen = Screen::Terminal(call.enter.file);
                 self.record(call, at, screen, way.seen_from_master(), folders)
             }
-            (Some(FileKind::UnixStream), Way::Out) if is_service && !self.logged_in() => self.said(call, at, fd),
+            (Some(FileKind::UnixStream), Way::Out) if is_service && !self.logged_in() => {
+                self.said(call, at, fd)
+            }
             // The server of a command without a terminal reads what it prints, and writes what it is given.
             (Some(FileKind::Pipe), way) if is_service && self.logged_in() => {
                 self.record(call, at, Screen::Plain, way.seen_from_master(), folders)

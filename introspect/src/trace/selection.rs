@@ -110,7 +110,11 @@ impl FileKind {
     fn kept(self) -> u64 {
         match self {
             // A server hands the output of a command without a terminal through pipes.
-            FileKind::Tty | FileKind::PtyMaster | FileKind::Console | FileKind::UnixStream | FileKind::Pipe => WHOLE,
+            FileKind::Tty
+            | FileKind::PtyMaster
+            | FileKind::Console
+            | FileKind::UnixStream
+            | FileKind::Pipe => WHOLE,
             FileKind::UnixDatagram | FileKind::Kmsg | FileKind::Udp | FileKind::Udp6 => 4096,
             FileKind::Tcp | FileKind::Tcp6 => CAP,
         }
