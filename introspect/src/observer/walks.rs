@@ -1,6 +1,7 @@
 //! What is asked of the guest's memory. A kernel that does not tell its layouts is observed all the same; only what needs them is refused.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use honeyvmm::memory::{Gva, ReadOnlyRam};
 use serde_json::{Value, json};
@@ -40,12 +41,13 @@ impl Walks {
         self.tasks.as_ref().map_err(|error| NotShown(format!("tasks cannot be shown: {error}")))
     }
 
-    /// `ps`: every process, with why the list may not be whole.
+    /// `ps`: every process, with why the list may not be whole, and how long the walk took.
     pub fn ps(&self) -> Result<Value, NotShown> {
+        let begun = Instant::now();
         let listing = self.tasks()?.list(&self.view.look(STEPS_MAX), Threads::First);
-        Ok(
-            json!({ "processes": listing.items, "incomplete": listing.incomplete.map(|error| events::sentence(&error)) }),
-        )
+        let walk_us = begun.elapsed().as_micros() as u64;
+        let incomplete = listing.incomplete.map(|error| events::sentence(&error));
+        Ok(json!({ "processes": listing.items, "incomplete": incomplete, "walk_us": walk_us }))
     }
 
     /// Processes that live; `None` where the list is not whole, for then one that is missing may live.
