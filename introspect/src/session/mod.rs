@@ -179,7 +179,14 @@ impl Sessions {
         let Some(child) = child.filter(|pid| *pid > 0 && !is_thread(call)) else {
             return;
         };
-        let Some(accepted) = self.accepted.get_mut(&parent).and_then(Vec::pop) else {
+        let Some(list) = self.accepted.get_mut(&parent) else {
+            return;
+        };
+        let accepted = list.pop();
+        if list.is_empty() {
+            self.accepted.remove(&parent);
+        }
+        let Some(accepted) = accepted else {
             return;
         };
         if self.live.len() >= SESSIONS_MAX {
