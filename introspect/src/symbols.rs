@@ -5,6 +5,7 @@
 
 pub mod btf;
 mod cache;
+pub mod isf;
 pub mod kallsyms;
 mod names;
 pub mod segments;

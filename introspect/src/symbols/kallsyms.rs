@@ -148,6 +148,16 @@ impl Kallsyms {
         self.entries.iter().map(|entry| self.symbol(entry))
     }
 
+    /// All symbols, by address, without those whose name a lower one bears already.
+    pub fn first_of_each_name(&self) -> impl Iterator<Item = Symbol<'_>> {
+        let first = |number: u32| {
+            let name = self.name_of(number)?;
+            let first = self.by_name.find(name, |number| self.name_of(number)).next();
+            (first == Some(number)).then(|| self.entries.get(number as usize)).flatten()
+        };
+        (0..self.entries.len() as u32).filter_map(first).map(|entry| self.symbol(entry))
+    }
+
     /// The symbol of a name; the one of the lowest address where there are more.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Symbol<'_>> {
