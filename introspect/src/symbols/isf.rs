@@ -9,6 +9,7 @@ mod tags;
 
 use std::io::{self, Write};
 
+use lzma_rust2::{XzOptions, XzWriter};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
@@ -19,6 +20,10 @@ use tags::Tags;
 
 /// The version of the format.
 const FORMAT: &str = "6.2.0";
+/// xz's level: 6 takes three times as long for a tenth less.
+const XZ_PRESET: u32 = 1;
+/// Bytes that are compressed at once.
+const XZ_CHUNK_BYTES: usize = 1 << 16;
 
 /// A kernel's symbols in Volatility's form; serialises as one JSON object of some 15 MB.
 #[derive(Debug)]
@@ -43,7 +48,19 @@ impl<'a> Isf<'a> {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: impl Write) -> io::Result<()> {
-        serde_json::to_writer(out, self).map_err(io::Error::from)
+        let mut out = out;
+        serde_json::to_writer(&mut out, self)?;
+        out.flush()
+    }
+
+    /// Writes it compressed, as Volatility reads it from a `.json.xz`: some 800 kB.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_xz(&self, out: impl Write) -> io::Result<()> {
+        let mut packed = XzWriter::new(out, XzOptions::with_preset(XZ_PRESET))?;
+        self.write(io::BufWriter::with_capacity(XZ_CHUNK_BYTES, &mut packed))?;
+        packed.finish()?.flush()
     }
 
     fn descriptor(&self, id: TypeId) -> Descriptor<'_> {

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::names::NameIndex;
 use super::segments::Segments;
-pub use addresses::Layout;
+pub use addresses::{Base, Layout};
 
 /// The most symbols that are read. Debian's 6.12 has 154,686 of them.
 pub const SYMBOLS_MAX: usize = 1 << 20;
@@ -144,7 +144,7 @@ impl Kallsyms {
     }
 
     /// All symbols, by address.
-    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
+    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> + Clone {
         self.entries.iter().map(|entry| self.symbol(entry))
     }
 
