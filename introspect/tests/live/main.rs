@@ -5,5 +5,8 @@
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
+mod files;
 mod guest;
+mod kernel;
+mod sockets;
 mod tasks;
