@@ -221,7 +221,7 @@ fn memory_full_of_pointers_into_itself_is_walked_to_an_end() {
         let memory = Memory::of_words(&SYMBOLS, |ram_bytes| match random() % 8 {
             0 => random() % 4096,
             1 => random(),
-            _ => linear(random() % ram_bytes & !0xff) | tag,
+            _ => linear((random() % ram_bytes) & !0xff) | tag,
         });
         let errors = walk_all(&memory);
         assert!(errors[0].is_some() && errors[1].is_some(), "{errors:?}");

@@ -8,5 +8,6 @@
 mod files;
 mod guest;
 mod kernel;
+mod opened;
 mod sockets;
 mod tasks;
