@@ -5,11 +5,13 @@
 
 mod cast;
 mod folders;
+pub mod guest;
 mod line;
 mod live;
 mod peer;
 mod privsep;
 pub mod report;
+pub mod samples;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,10 +19,14 @@ use std::io;
 use events::{Event, EventId};
 use jiff::Timestamp;
 
+use crate::trace::calls;
 use crate::trace::pairing::Traced;
+use crate::trace::record::Record;
 pub use folders::Folders;
+use guest::{Found, Guest};
 use live::Live;
 use peer::Peer;
+use samples::Written;
 
 /// Connections that were accepted and have not led to a process, per program.
 const ACCEPTED_MAX: usize = 256;
@@ -32,14 +38,6 @@ const PROCESSES_MAX: usize = 32 * 1024;
 const SESSIONS_MAX: usize = 1024;
 /// `CLONE_THREAD`: the new task is no process.
 const CLONE_THREAD: u64 = 0x10000;
-
-/// Who can tell a task's parent, should it have begun to act before its parent's fork was seen to end.
-pub trait Parents {
-    /// The process that is the parent of the task at this address.
-    fn parent(&self, task: u64) -> Option<u32>;
-    /// The arguments of the program that the task at this address runs.
-    fn arguments(&self, task: u64) -> Option<Vec<String>>;
-}
 
 struct Accepted {
     fd: i64,
@@ -61,6 +59,7 @@ pub struct Sessions {
     live: HashMap<String, Live>,
     processes: HashMap<u32, Known>,
     accepted: HashMap<u32, Vec<Accepted>>,
+    written: Written,
     last: u16,
     events: Vec<Event>,
 }
@@ -75,6 +74,7 @@ impl Sessions {
             live: HashMap::new(),
             processes: HashMap::new(),
             accepted: HashMap::new(),
+            written: Written::default(),
             last: 0,
             events: Vec::new(),
         }
@@ -91,7 +91,7 @@ impl Sessions {
     }
 
     /// Takes a call that was made at this time.
-    pub fn take(&mut self, call: &Traced, at: Timestamp, parents: &dyn Parents) {
+    pub fn take(&mut self, call: &Traced, at: Timestamp, guest: &dyn Guest) {
         let Some(name) = call.call().map(|known| known.name) else {
             return;
         };
@@ -100,7 +100,7 @@ impl Sessions {
             "close" => self.close(call),
             _ => {}
         }
-        let Some(id) = self.session_of(call, parents) else {
+        let Some(id) = self.session_of(call, guest) else {
             if matches!(name, "clone" | "clone3" | "fork" | "vfork") {
                 self.fork(call, at);
             }
@@ -108,7 +108,7 @@ impl Sessions {
         };
         match name {
             "clone" | "clone3" | "fork" | "vfork" => self.inherit(call, &id),
-            "execve" | "execveat" if call.result == Some(0) => self.executed(call, at, &id, parents),
+            "execve" | "execveat" if call.result == Some(0) => self.executed(call, at, &id, guest),
             _ => {}
         }
         let exe = self.processes.get(&call.enter.tgid).map(|known| known.exe.clone()).unwrap_or_default();
@@ -118,6 +118,37 @@ impl Sessions {
         self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
         if name == "exit_group" {
             self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32));
+        }
+    }
+
+    /// A call begins, and the vcpu waits: what it will make vanish is looked at now.
+    pub fn before(&mut self, record: &Record, at: Timestamp, guest: &dyn Guest) {
+        let Some(id) = self.processes.get(&record.tgid).and_then(|known| known.session.clone()) else {
+            return;
+        };
+        let found: Vec<Found> = match calls::of(record.number, record.compat).map(|call| call.name) {
+            Some("close") if record.kind.is_none() => guest.written(record.file).into_iter().collect(),
+            Some("exit_group") => guest.all_written(record.task),
+            _ => return,
+        };
+        for found in found {
+            self.written.note(found.file);
+            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "written" };
+            self.keep(&id, &found, how, record.tgid, at);
+        }
+    }
+
+    fn keep(&mut self, id: &str, found: &Found, how: &str, pid: u32, at: Timestamp) {
+        let Some(live) = self.live.get_mut(id) else {
+            return;
+        };
+        // The service's own files are no intruder's: its logs, its record of logins.
+        if self.processes.get(&pid).is_some_and(|known| live.is_service(&known.exe)) {
+            return;
+        }
+        match live.keep(found, how, pid, at, &self.folders) {
+            Ok(event) => self.events.extend(event),
+            Err(error) => tracing::error!(%error, session = id, "a sample is not kept"),
         }
     }
 
@@ -223,7 +254,7 @@ impl Sessions {
     }
 
     /// The session of the one who calls. A process that is not known yet is asked for its parent.
-    fn session_of(&mut self, call: &Traced, parents: &dyn Parents) -> Option<String> {
+    fn session_of(&mut self, call: &Traced, guest: &dyn Guest) -> Option<String> {
         let tgid = call.enter.tgid;
         if let Some(known) = self.processes.get(&tgid) {
             return known.session.clone();
@@ -231,7 +262,7 @@ impl Sessions {
         if self.live.is_empty() {
             return None;
         }
-        let parent = parents.parent(call.enter.task).filter(|parent| *parent != tgid);
+        let parent = guest.parent(call.enter.task).filter(|parent| *parent != tgid);
         let session = parent.and_then(|parent| self.processes.get(&parent)?.session.clone());
         match (&session, parent) {
             (Some(id), Some(parent)) => self.join(tgid, &id.clone(), parent),
@@ -244,16 +275,21 @@ impl Sessions {
         session
     }
 
-    fn executed(&mut self, call: &Traced, at: Timestamp, id: &str, parents: &dyn Parents) {
+    fn executed(&mut self, call: &Traced, at: Timestamp, id: &str, guest: &dyn Guest) {
         let argument = u8::from(call.call().is_some_and(|known| known.name == "execveat"));
         let exe = call.string(argument).unwrap_or_default();
         if let Some(known) = self.processes.get_mut(&call.enter.tgid) {
             known.exe.clone_from(&exe);
         }
-        let ppid = parents.parent(call.enter.task).unwrap_or(0);
-        let argv = parents.arguments(call.enter.task);
+        let ppid = guest.parent(call.enter.task).unwrap_or(0);
+        let argv = guest.arguments(call.enter.task);
+        let folder = guest.folder(call.enter.task);
         if let Some(live) = self.live.get_mut(id) {
-            self.events.push(live.executed(call, at, exe, ppid, argv));
+            self.events.push(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
+        }
+        if let Some(found) = guest.program(call.enter.task).filter(|found| self.written.is_foreign(found)) {
+            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "run" };
+            self.keep(id, &found, how, call.enter.tgid, at);
         }
     }
 

@@ -55,13 +55,31 @@ fn moved(tgid: u32, name: &str, kind: FileKind, bytes: &[u8]) -> Traced {
 
 struct Known(Vec<(u32, u32)>);
 
-impl Parents for Known {
+impl Guest for Known {
     fn parent(&self, task: u64) -> Option<u32> {
         self.0.iter().find(|(child, _)| u64::from(*child) == task).map(|(_, parent)| *parent)
     }
 
     fn arguments(&self, _task: u64) -> Option<Vec<String>> {
         None
+    }
+
+    fn folder(&self, _task: u64) -> Option<String> {
+        None
+    }
+
+    fn program(&self, _task: u64) -> Option<Found> {
+        None
+    }
+
+    fn written(&self, file: u64) -> Option<Found> {
+        let bytes = b"#!/bin/sh\n".to_vec();
+        let path = "/tmp/x".to_owned();
+        (file != 0).then_some(Found { path, file: (1, file), size: bytes.len() as u64, bytes, absent: false })
+    }
+
+    fn all_written(&self, _task: u64) -> Vec<Found> {
+        Vec::new()
     }
 }
 
@@ -79,7 +97,7 @@ impl House {
             std::fs::create_dir(folder.path().join(name)).unwrap();
             std::fs::File::open(folder.path().join(name)).unwrap().into()
         };
-        let folders = Folders::new(open("tty"), open("sessions"));
+        let folders = Folders::new(open("tty"), open("sessions"), open("samples"));
         let sessions = Sessions::new("web".to_owned(), 3, folders);
         House { folder, sessions, parents: Known(Vec::new()), seconds: 1_700_000_000 }
     }
@@ -202,4 +220,22 @@ fn what_never_ends_is_bounded() {
     let report = house.report();
     assert_eq!(report["processes"].as_array().unwrap().len(), report::ENTRIES_MAX);
     assert_eq!(report["truncated"], true);
+}
+
+#[test]
+fn a_file_that_was_written_is_kept_once_by_its_hash() {
+    let mut house = House::new();
+    house.connect();
+    let mut exec = call(CHILD, "execve", [1, 1, 1, 0, 0, 0], 0);
+    exec.enter.chunks = vec![chunk(0, b"/bin/sh")];
+    house.take(&exec);
+    let mut close = call(CHILD, "close", [3, 0, 0, 0, 0, 0], 0).enter;
+    close.file = 7;
+    for expected in [1, 0] {
+        house.sessions.before(&close, Timestamp::from_second(house.seconds).unwrap(), &house.parents);
+        assert_eq!(house.sessions.events().len(), expected);
+    }
+    let report = house.report();
+    let sha256 = report["samples"][0]["sha256"].as_str().unwrap();
+    assert_eq!(std::fs::read(house.folder.path().join("samples").join(sha256)).unwrap(), b"#!/bin/sh\n");
 }
