@@ -88,11 +88,14 @@ pub enum Command {
         /// Name or number.
         name: Option<String>,
     },
-    /// Print the supervisor's messages, or those of one domain's VMM.
-    #[command(after_help = "Example: honeynet dmesg")]
+    /// Print the supervisor's messages, or the kernel's log of a domain, read from its memory.
+    #[command(after_help = "Example: honeynet dmesg ssh-server")]
     Dmesg {
         /// Name or number.
         name: Option<String>,
+        /// What the domain's VMM wrote instead.
+        #[arg(long, requires = "name")]
+        vmm: bool,
     },
     /// Print the xenstore as a domain sees it.
     #[command(after_help = "Example: honeynet xenstore-ls ssh-server")]
@@ -106,6 +109,27 @@ pub enum Command {
     /// List a guest's processes, read from its memory; rootkits hide nothing from it.
     #[command(after_help = "Example: honeynet ps ssh-server")]
     Ps {
+        /// Name or number.
+        name: String,
+    },
+    /// List a guest's open files, read from its memory.
+    #[command(after_help = "Example: honeynet lsof ssh-server -p 214")]
+    Lsof {
+        /// Name or number.
+        name: String,
+        /// Only of this process.
+        #[arg(short, value_name = "PID")]
+        pid: Option<u32>,
+    },
+    /// List a guest's sockets and who has them, read from its memory.
+    #[command(after_help = "Example: honeynet netstat ssh-server")]
+    Netstat {
+        /// Name or number.
+        name: String,
+    },
+    /// List the modules that a guest's kernel has loaded, read from its memory.
+    #[command(visible_alias = "lsmod", after_help = "Example: honeynet modules ssh-server")]
+    Modules {
         /// Name or number.
         name: String,
     },
