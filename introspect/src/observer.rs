@@ -228,7 +228,7 @@ impl Observer {
             if self.sessions.wanted()
                 && let Some(alive) = self.walks.alive()
             {
-                self.sessions.reap(&alive, Timestamp::now());
+                self.sessions.reap(&alive, Timestamp::now(), &self.walks);
             }
             if let Err(error) = self.sessions.save() {
                 tracing::error!(%error, "a session is not written down");

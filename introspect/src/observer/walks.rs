@@ -6,12 +6,12 @@ use honeyvmm::memory::{Gva, ReadOnlyRam};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::session::guest::{Found, Guest};
+use crate::session::guest::{Found, Guest, Inode};
 use crate::session::samples::SAMPLE_BYTES_MAX;
 use crate::symbols::Symbols;
 use crate::view::layout::Unknown;
 use crate::view::{OpenError, View};
-use crate::walk::files::{Access, FileType, Files};
+use crate::walk::files::{Access, FileType, Files, OpenFile};
 use crate::walk::log::{self, Log};
 use crate::walk::modules::{self, Modules};
 use crate::walk::page_cache::{self, PageCache};
@@ -119,8 +119,12 @@ impl Walks {
         whole.then(|| listing.items.iter().map(|task| task.tgid).collect())
     }
 
+    fn identity(file: &OpenFile) -> (u64, u64) {
+        (u64::from(file.on_device.0) << 32 | u64::from(file.on_device.1), file.inode)
+    }
+
     /// The contents of an open file. A file of which no page is in memory is not found.
-    fn contents(&self, file: Gva, access: impl Fn(Access) -> bool) -> Option<Found> {
+    fn of_file(&self, file: Gva, access: impl Fn(Access) -> bool) -> Option<Found> {
         let look = self.view.look(TASK_STEPS_MAX);
         let opened = self.files.as_ref().ok()?.opened(&look, 0, file).ok()?;
         if opened.file_type != FileType::Regular || !access(opened.access) || opened.size == 0 {
@@ -128,10 +132,9 @@ impl Walks {
         }
         let look = self.view.look(page_cache::STEPS_MAX);
         let cached = self.page_cache.as_ref().ok()?.read(&look, opened.inode_at, SAMPLE_BYTES_MAX).ok()?;
-        let device = u64::from(opened.on_device.0) << 32 | u64::from(opened.on_device.1);
         Some(Found {
+            file: Self::identity(&opened),
             path: opened.name,
-            file: (device, opened.inode),
             size: cached.size,
             absent: !cached.absent.is_empty(),
             bytes: cached.bytes,
@@ -163,11 +166,33 @@ impl Guest for Walks {
     fn program(&self, task: u64) -> Option<Found> {
         let look = self.view.look(TASK_STEPS_MAX);
         let file = self.tasks.as_ref().ok()?.exe_file(&look, Gva(task))?;
-        self.contents(file, |_| true)
+        self.of_file(file, |_| true)
     }
 
     fn written(&self, file: u64) -> Option<Found> {
-        self.contents(Gva(file), is_written)
+        self.of_file(Gva(file), is_written)
+    }
+
+    fn inode(&self, file: u64) -> Option<(Inode, String)> {
+        let opened = self.files.as_ref().ok()?.opened(&self.view.look(TASK_STEPS_MAX), 0, Gva(file)).ok()?;
+        let inode = Inode { at: opened.inode_at.0, file: Self::identity(&opened) };
+        (opened.file_type == FileType::Regular).then_some((inode, opened.name))
+    }
+
+    fn contents(&self, inode: Inode) -> Option<Found> {
+        let look = self.view.look(page_cache::STEPS_MAX);
+        let number = self.files.as_ref().ok()?.inode_number(&look, Gva(inode.at)).ok()?;
+        if number != inode.file.1 {
+            return None;
+        }
+        let cached = self.page_cache.as_ref().ok()?.read(&look, Gva(inode.at), SAMPLE_BYTES_MAX).ok()?;
+        Some(Found {
+            path: String::new(),
+            file: inode.file,
+            size: cached.size,
+            absent: !cached.absent.is_empty(),
+            bytes: cached.bytes,
+        })
     }
 
     fn all_written(&self, task: u64) -> Vec<Found> {
@@ -176,6 +201,6 @@ impl Guest for Walks {
         };
         let opened = files.list(&self.view.look(TASK_STEPS_MAX), Gva(task)).items.into_iter();
         let written = opened.filter(|file| file.file_type == FileType::Regular && is_written(file.access));
-        written.take(WRITTEN_MAX).filter_map(|file| self.contents(file.at, is_written)).collect()
+        written.take(WRITTEN_MAX).filter_map(|file| self.of_file(file.at, is_written)).collect()
     }
 }

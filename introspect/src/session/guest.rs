@@ -15,6 +15,15 @@ pub struct Found {
     pub absent: bool,
 }
 
+/// An ordinary file that is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inode {
+    /// Its `struct inode`.
+    pub at: u64,
+    /// Which file it is: device and inode's number.
+    pub file: (u64, u64),
+}
+
 /// The guest's memory.
 pub trait Guest {
     /// The process that is the parent of the task at this address.
@@ -27,6 +36,10 @@ pub trait Guest {
     fn program(&self, task: u64) -> Option<Found>;
     /// The ordinary file of this `struct file`, if it is open for writing.
     fn written(&self, file: u64) -> Option<Found>;
+    /// Which ordinary file this `struct file` is of.
+    fn inode(&self, file: u64) -> Option<(Inode, String)>;
+    /// What is in such a file now, if it is that file still.
+    fn contents(&self, inode: Inode) -> Option<Found>;
     /// All such files of the task at this address.
     fn all_written(&self, task: u64) -> Vec<Found>;
 }

@@ -6,6 +6,7 @@
 mod cast;
 mod folders;
 pub mod guest;
+mod guest_log;
 mod line;
 mod live;
 mod peer;
@@ -22,11 +23,12 @@ use jiff::Timestamp;
 use crate::trace::calls;
 use crate::trace::pairing::Traced;
 use crate::trace::record::Record;
+use crate::trace::selection::FileKind;
 pub use folders::Folders;
 use guest::{Found, Guest};
 use live::Live;
 use peer::Peer;
-use samples::Written;
+use samples::{Dirty, Written};
 
 /// Connections that were accepted and have not led to a process, per program.
 const ACCEPTED_MAX: usize = 256;
@@ -60,6 +62,7 @@ pub struct Sessions {
     processes: HashMap<u32, Known>,
     accepted: HashMap<u32, Vec<Accepted>>,
     written: Written,
+    dirty: HashMap<String, Dirty>,
     last: u16,
     events: Vec<Event>,
 }
@@ -75,6 +78,7 @@ impl Sessions {
             processes: HashMap::new(),
             accepted: HashMap::new(),
             written: Written::default(),
+            dirty: HashMap::new(),
             last: 0,
             events: Vec::new(),
         }
@@ -98,6 +102,7 @@ impl Sessions {
         match name {
             "accept" | "accept4" => self.accept(call, at),
             "close" => self.close(call),
+            "write" | "writev" | "sendto" | "sendmsg" => self.logged(call, at),
             _ => {}
         }
         let Some(id) = self.session_of(call, guest) else {
@@ -115,9 +120,13 @@ impl Sessions {
         let Some(live) = self.live.get_mut(&id) else {
             return;
         };
+        let wrote = matches!(name, "write" | "writev" | "pwrite64" | "pwritev") && call.enter.kind.is_none();
+        if wrote && call.enter.file != 0 && !live.is_service(&exe) {
+            self.dirty.entry(id.clone()).or_default().wrote(call.enter.file, call.enter.tgid, at, guest);
+        }
         self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
         if name == "exit_group" {
-            self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32));
+            self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32), guest);
         }
     }
 
@@ -127,7 +136,15 @@ impl Sessions {
             return;
         };
         let found: Vec<Found> = match calls::of(record.number, record.compat).map(|call| call.name) {
-            Some("close") if record.kind.is_none() => guest.written(record.file).into_iter().collect(),
+            Some("close") if record.kind.is_none() => {
+                let found = guest.written(record.file);
+                if found.is_some()
+                    && let Some(dirty) = self.dirty.get_mut(&id)
+                {
+                    dirty.closed(record.file);
+                }
+                found.into_iter().collect()
+            }
             Some("exit_group") => guest.all_written(record.task),
             _ => return,
         };
@@ -153,14 +170,16 @@ impl Sessions {
     }
 
     /// Processes that were killed make no call: those that are not among the living have ended.
-    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp) {
+    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp, guest: &dyn Guest) {
         let gone: Vec<u32> = self
             .live
             .values()
             .flat_map(|live| live.processes.iter().copied())
             .filter(|pid| !alive.contains(pid))
             .collect();
-        gone.into_iter().for_each(|pid| self.exited(pid, at, None));
+        gone.into_iter().for_each(|pid| self.exited(pid, at, None, guest));
+        let ids: Vec<String> = self.dirty.keys().cloned().collect();
+        ids.iter().for_each(|id| self.keep_quiet(id, at, false, guest));
         self.accepted.retain(|_, list| {
             list.retain(|accepted| at.as_second() - accepted.at.as_second() < ACCEPTED_S);
             !list.is_empty()
@@ -192,6 +211,19 @@ impl Sessions {
             if list.len() < ACCEPTED_MAX {
                 list.push(Accepted { fd, peer, at });
             }
+        }
+    }
+
+    /// A line for the syslog daemon, whoever writes it.
+    fn logged(&mut self, call: &Traced, at: Timestamp) {
+        let kind = call.enter.kind.and_then(FileKind::at);
+        let Some(kind) = kind.filter(|kind| matches!(kind, FileKind::UnixDatagram | FileKind::Kmsg)) else {
+            return;
+        };
+        if let Some(event) = guest_log::event(kind, &call.bytes(1), at) {
+            let mut event = event.domain(self.domain.clone(), Some(self.domid));
+            event.session = self.processes.get(&call.enter.tgid).and_then(|known| known.session.clone());
+            self.events.push(event);
         }
     }
 
@@ -293,7 +325,15 @@ impl Sessions {
         }
     }
 
-    fn exited(&mut self, pid: u32, at: Timestamp, status: Option<i32>) {
+    fn keep_quiet(&mut self, id: &str, at: Timestamp, all: bool, guest: &dyn Guest) {
+        let quiet = self.dirty.get_mut(id).map(|dirty| dirty.quiet(at, all, guest)).unwrap_or_default();
+        for (pid, found) in quiet {
+            self.written.note(found.file);
+            self.keep(id, &found, "written", pid, at);
+        }
+    }
+
+    fn exited(&mut self, pid: u32, at: Timestamp, status: Option<i32>, guest: &dyn Guest) {
         let Some(known) = self.processes.remove(&pid) else {
             return;
         };
@@ -304,9 +344,12 @@ impl Sessions {
             return;
         };
         self.events.push(live.exited(pid, &known.exe, at, status));
-        if live.processes.is_empty()
-            && let Some(mut live) = self.live.remove(&id)
-        {
+        if !live.processes.is_empty() {
+            return;
+        }
+        self.keep_quiet(&id, at, true, guest);
+        self.dirty.remove(&id);
+        if let Some(mut live) = self.live.remove(&id) {
             self.events.push(live.closed(at));
             if let Err(error) = self.folders.write_report(&live.report) {
                 tracing::error!(%error, session = id, "a session is not written down");

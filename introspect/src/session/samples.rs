@@ -1,13 +1,14 @@
 //! Files that an intruder wrote, fetched or ran, kept by SHA-256: read from the guest's page cache, so that it does not matter whether
 //! they are deleted at once or never had a name.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::folders::Folders;
-use super::guest::Found;
+use super::guest::{Found, Guest, Inode};
 
 /// Bytes kept of one file.
 pub const SAMPLE_BYTES_MAX: u64 = 64 << 20;
@@ -35,6 +36,56 @@ impl Written {
         self.0.contains(&found.file)
             || found.path.starts_with("/memfd:")
             || found.path.ends_with(" (deleted)")
+    }
+}
+
+/// Files that are being written: not every one is closed by a call of its own, for dup2(2) closes what was there before.
+#[derive(Debug, Default)]
+pub struct Dirty(HashMap<u64, Writing>);
+
+#[derive(Debug)]
+struct Writing {
+    inode: Inode,
+    path: String,
+    pid: u32,
+    last: Timestamp,
+}
+
+/// Files that are being written at one time.
+const DIRTY_MAX: usize = 4096;
+/// One that nobody has written to for so long is looked at.
+const QUIET_S: i64 = 1;
+
+impl Dirty {
+    /// Somebody wrote to this `struct file`.
+    pub fn wrote(&mut self, file: u64, pid: u32, at: Timestamp, guest: &dyn Guest) {
+        if let Some(writing) = self.0.get_mut(&file) {
+            writing.last = at;
+            return;
+        }
+        if self.0.len() < DIRTY_MAX
+            && let Some((inode, path)) = guest.inode(file)
+        {
+            self.0.insert(file, Writing { inode, path, pid, last: at });
+        }
+    }
+
+    /// What was looked at when it was closed need not be looked at again.
+    pub fn closed(&mut self, file: u64) {
+        self.0.remove(&file);
+    }
+
+    /// Those that are quiet, with who wrote them; all of them at a session's end.
+    pub fn quiet(&mut self, at: Timestamp, all: bool, guest: &dyn Guest) -> Vec<(u32, Found)> {
+        let ready = |writing: &Writing| all || at.as_second() - writing.last.as_second() > QUIET_S;
+        let files: Vec<u64> =
+            self.0.iter().filter(|(_, writing)| ready(writing)).map(|(file, _)| *file).collect();
+        let look = |file: u64| {
+            let writing = self.0.remove(&file)?;
+            let found = guest.contents(writing.inode)?;
+            Some((writing.pid, Found { path: writing.path, ..found }))
+        };
+        files.into_iter().filter_map(look).collect()
     }
 }
 

@@ -78,6 +78,14 @@ impl Guest for Known {
         (file != 0).then_some(Found { path, file: (1, file), size: bytes.len() as u64, bytes, absent: false })
     }
 
+    fn inode(&self, file: u64) -> Option<(guest::Inode, String)> {
+        Some((guest::Inode { at: file, file: (1, file) }, "/tmp/x".to_owned()))
+    }
+
+    fn contents(&self, inode: guest::Inode) -> Option<Found> {
+        self.written(inode.at)
+    }
+
     fn all_written(&self, _task: u64) -> Vec<Found> {
         Vec::new()
     }
@@ -189,7 +197,7 @@ fn a_process_that_was_killed_is_missed() {
     let mut house = House::new();
     house.connect();
     let at = Timestamp::from_second(house.seconds + 5).unwrap();
-    house.sessions.reap(&HashSet::from([1, SSHD]), at);
+    house.sessions.reap(&HashSet::from([1, SSHD]), at, &house.parents);
     assert!(!house.sessions.events().is_empty());
     assert!(house.report()["closed"].is_string());
 }
@@ -238,4 +246,22 @@ fn a_file_that_was_written_is_kept_once_by_its_hash() {
     let report = house.report();
     let sha256 = report["samples"][0]["sha256"].as_str().unwrap();
     assert_eq!(std::fs::read(house.folder.path().join("samples").join(sha256)).unwrap(), b"#!/bin/sh\n");
+}
+
+#[test]
+fn a_file_that_no_call_closes_is_kept_when_it_is_quiet() {
+    let mut house = House::new();
+    house.connect();
+    let mut exec = call(CHILD, "execve", [1, 1, 1, 0, 0, 0], 0);
+    exec.enter.chunks = vec![chunk(0, b"/bin/sh")];
+    house.take(&exec);
+    let mut write = call(CHILD, "write", [1, 1, 5, 0, 0, 0], 5);
+    write.enter.file = 9;
+    house.take(&write);
+    let alive = HashSet::from([1, SSHD, CHILD]);
+    for (later_s, kept) in [(1, 0), (3, 1)] {
+        let at = Timestamp::from_second(house.seconds + later_s).unwrap();
+        house.sessions.reap(&alive, at, &house.parents);
+        assert_eq!(house.report()["samples"].as_array().unwrap().len(), kept);
+    }
 }

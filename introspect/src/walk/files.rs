@@ -154,6 +154,15 @@ impl Files {
         self.open_file(look, fd, file)
     }
 
+    /// The number of the file with this `struct inode`.
+    ///
+    /// # Errors
+    /// [`WalkError`].
+    pub fn inode_number(&self, look: &Look<'_>, inode: Gva) -> Result<u64, WalkError> {
+        let inode = self.inode.read(look, inode)?;
+        Ok(inode.u64(self.inode.number))
+    }
+
     pub(super) fn descriptors(&self, look: &Look<'_>, task: Gva) -> Listing<Descriptor> {
         self.each(look, task, |fd, at| {
             let file = self.file.read(look, at)?;
