@@ -9,6 +9,7 @@ mod domains;
 mod failure;
 mod reports;
 mod roles;
+mod symbols;
 mod up;
 
 pub use args::Arguments;
@@ -47,6 +48,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),
         Command::Verify { case, key } => reports::verify(&state, &out, &case, key.as_deref()),
         Command::Evidence => reports::evidence(&state, &out),
+        Command::Symbols(wanted) => symbols::symbols(&out, &wanted),
         Command::Events(wanted) => reports::events(&state, &out, wanted),
         Command::Doctor => reports::doctor(&state, &out),
         Command::Up => up::up(&state, &file, &out),
