@@ -62,6 +62,8 @@ pub struct Domain {
     pub uuid: [u8; 16],
     /// MAC addresses of its vifs.
     pub macs: Vec<String>,
+    /// The kernel that it was built from, also if its path leads elsewhere by now.
+    pub kernel: File,
     /// RAM; kept to be read from outside.
     pub ram: File,
     /// Disks; kept to be read from outside, and locked as long as the domain is here.
@@ -105,6 +107,7 @@ impl Domain {
         folder: PathBuf,
         uuid: [u8; 16],
         macs: Vec<String>,
+        kernel: File,
         ram: File,
         disks: Vec<Disk>,
         control: Control,
@@ -121,7 +124,21 @@ impl Domain {
         };
         let (status, changed) = (Mutex::new(status), Condvar::new());
         let built = Instant::now();
-        Domain { domid, file, folder, uuid, macs, ram, disks, control, console, built, status, changed }
+        Domain {
+            domid,
+            file,
+            folder,
+            uuid,
+            macs,
+            kernel,
+            ram,
+            disks,
+            control,
+            console,
+            built,
+            status,
+            changed,
+        }
     }
 
     /// Its name now; `rename-restart` changes it.

@@ -117,8 +117,18 @@ pub fn launch(
     let Plan { domid, file, folder, uuid } = plan;
     let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
     let memory_bytes = file.memory_mib << 20;
-    let domain =
-        Arc::new(Domain::new(domid, file, folder, uuid, macs, parts.ram, parts.disks, control, console));
+    let domain = Arc::new(Domain::new(
+        domid,
+        file,
+        folder,
+        uuid,
+        macs,
+        parts.kernel,
+        parts.ram,
+        parts.disks,
+        control,
+        console,
+    ));
     let pid = start(&domain, program, reader, ended).map_err(step("start its process"))?;
     let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
         tracing::warn!(%error, name, "no memory limit for this domain's process");
