@@ -168,6 +168,11 @@ pub enum Command {
     /// List the cases.
     #[command(after_help = "Example: honeynet evidence --json")]
     Evidence,
+    /// Say what a kernel tells of itself, which is all that introspection knows of it; or write it for Volatility 3.
+    #[command(
+        after_help = "Example: honeynet symbols /boot/vmlinuz-6.1.0-56-cloud-amd64 --isf linux.json.xz"
+    )]
+    Symbols(Symbols),
     /// Print events.
     #[command(after_help = "Example: honeynet events --type alert --follow")]
     Events(Events),
@@ -270,6 +275,16 @@ pub enum Fim {
         /// Name or number.
         name: String,
     },
+}
+
+/// Options of `symbols`.
+#[derive(Debug, Args)]
+pub struct Symbols {
+    /// The kernel: bzImage or ELF file.
+    pub kernel: PathBuf,
+    /// Write Volatility 3's ISF to this file; compressed if its name ends in .xz.
+    #[arg(long, value_name = "FILE")]
+    pub isf: Option<PathBuf>,
 }
 
 /// Options of `events`.

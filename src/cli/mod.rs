@@ -11,6 +11,7 @@ mod introspection;
 mod reports;
 mod roles;
 mod sessions;
+mod symbols;
 mod up;
 
 pub use args::Arguments;
@@ -61,6 +62,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),
         Command::Verify { case, key } => reports::verify(&state, &out, &case, key.as_deref()),
         Command::Evidence => reports::evidence(&state, &out),
+        Command::Symbols(wanted) => symbols::symbols(&out, &wanted),
         Command::Events(wanted) => reports::events(&state, &out, wanted),
         Command::Doctor => reports::doctor(&state, &out),
         Command::Up => up::up(&state, &file, &out),
