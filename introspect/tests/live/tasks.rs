@@ -153,7 +153,10 @@ fn two_hundred_tasks_are_listed_in_little_time() {
     }
     guest.run(&format!("kill {sleepers}"));
     times.sort();
-    println!("ps of {count} tasks: {:?} to {:?}, {steps} steps", times[0], times[times.len() - 1]);
+    let (best, median, worst) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "ps of {count} tasks: {best:?} at best, {median:?} as a rule, {worst:?} at worst, {steps} steps"
+    );
     assert!(count > 200);
-    assert!(cfg!(debug_assertions) || times[times.len() / 2] < PS_TIME_MAX, "{times:?}");
+    assert!(cfg!(debug_assertions) || median < PS_TIME_MAX, "{times:?}");
 }
