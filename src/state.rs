@@ -84,6 +84,21 @@ impl State {
         self.root.join("pcap")
     }
 
+    /// Objects of intruders' sessions.
+    pub fn sessions(&self) -> PathBuf {
+        self.root.join("sessions")
+    }
+
+    /// What was shown and typed at their terminals.
+    pub fn tty(&self) -> PathBuf {
+        self.root.join("tty")
+    }
+
+    /// Files that intruders left.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples")
+    }
+
     /// logsink's journal.
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")
