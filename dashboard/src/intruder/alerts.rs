@@ -28,9 +28,13 @@ pub struct Counted {
 pub async fn count(reader: &Reader, sessions: &[Arc<Summary>], now: Timestamp) -> Counted {
     let since = sessions.iter().filter_map(|session| session.opened).min();
     let Some(since) = since else { return Counted { alerts: vec![None; sessions.len()], at_least: false } };
+    // Of an older page the alerts of its own time, not the newest ones.
+    let until = sessions.iter().map(|session| session.closed.unwrap_or(now)).max();
+    let until = until.map(|until| until.saturating_add(AFTER).unwrap_or(until));
     let question = Question {
         event_type: Some("alert".into()),
         since: Some(since.saturating_sub(BEFORE).unwrap_or(since)),
+        until,
         limit: Some(ALERTS_MAX),
         ..Question::default()
     };
