@@ -9,8 +9,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let _ = (btf.bytes_of(id), btf.resolve(id), found.name());
         let _ = btf.member(id, "a.b.c");
         match found {
-            Type::Composite { members, .. } => members.iter().for_each(|member| drop(btf.place(&member))),
-            Type::Enum { values, .. } => values.iter().for_each(|(name, _)| drop(btf.enumerator(name))),
+            Type::Composite { members, .. } => members.iter().for_each(|member| _ = btf.place(&member)),
+            Type::Enum { values, .. } => values.iter().for_each(|(name, _)| _ = btf.enumerator(name)),
             _ => {}
         }
     }
