@@ -24,13 +24,11 @@ layout! {
         pid: "pid",
         tgid: "tgid",
         real_parent: "real_parent",
-        group_leader: "group_leader",
         thread_node: "thread_node",
         start: "start_boottime|real_start_time",
         cred: "real_cred",
         comm: "comm",
         fs: "fs",
-        files: "files",
         signal: "signal",
     }
 }

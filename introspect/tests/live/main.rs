@@ -5,5 +5,9 @@
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
+mod files;
 mod guest;
+mod kernel;
+mod opened;
+mod sockets;
 mod tasks;

@@ -24,7 +24,7 @@ fn list(view: &View, tasks: &Tasks, threads: Threads) -> BTreeMap<u32, Task> {
 
 /// The task, as soon as it is as a test wants it: a shell's child takes a while to become its program.
 #[track_caller]
-fn wait_for(view: &View, tasks: &Tasks, pid: u32, wanted: impl Fn(&Task) -> bool) -> Task {
+pub fn wait_for(view: &View, tasks: &Tasks, pid: u32, wanted: impl Fn(&Task) -> bool) -> Task {
     let begun = Instant::now();
     loop {
         let found = list(view, tasks, Threads::First).remove(&pid);
