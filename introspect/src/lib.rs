@@ -6,6 +6,7 @@
 
 pub mod observer;
 pub mod session;
+pub mod integrity;
 pub mod symbols;
 pub mod trace;
 pub mod view;

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
+use crate::trace::record::Phase;
 use crate::trace::ring::Ring;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
@@ -70,6 +71,8 @@ pub struct ObserverConfig {
     pub tty_fd: RawFd,
     /// The folder of sessions, `STATE/sessions`.
     pub sessions_fd: RawFd,
+    /// The folder of samples, `STATE/samples`.
+    pub samples_fd: RawFd,
     /// Stream socket to logsink.
     pub events_fd: Option<RawFd>,
 }
@@ -166,7 +169,7 @@ impl Observer {
             sessions: Sessions::new(
                 config.name.clone(),
                 config.domid,
-                Folders::new(owned(config.tty_fd), owned(config.sessions_fd)),
+                Folders::new(owned(config.tty_fd), owned(config.sessions_fd), owned(config.samples_fd)),
             ),
             emitter,
             wall: WallClock::new(&shim, &layout),
@@ -187,6 +190,9 @@ impl Observer {
             for _ in 0..BATCH {
                 match ring.next() {
                     Ok(Some(record)) => {
+                        if matches!(record.phase, Phase::Enter(_)) {
+                            self.sessions.before(&record, Timestamp::now(), &self.walks);
+                        }
                         if let Some(call) = pairing.take(record) {
                             self.clients.show(&call);
                             self.sessions.take(&call, self.wall.at(&call), &self.walks);
@@ -222,7 +228,7 @@ impl Observer {
             if self.sessions.wanted()
                 && let Some(alive) = self.walks.alive()
             {
-                self.sessions.reap(&alive, Timestamp::now());
+                self.sessions.reap(&alive, Timestamp::now(), &self.walks);
             }
             if let Err(error) = self.sessions.save() {
                 tracing::error!(%error, "a session is not written down");
@@ -263,10 +269,11 @@ impl Observer {
                     Err(error) => requests::refuse(&socket, &error),
                 }
             }
-            Request::Ps => match self.walks.ps() {
-                Ok(answer) => requests::answer(&socket, &answer),
-                Err(error) => requests::refuse(&socket, &error),
-            },
+            Request::Ps => requests::give(&socket, self.walks.ps()),
+            Request::Lsof { pid } => requests::give(&socket, self.walks.lsof(pid)),
+            Request::Netstat => requests::give(&socket, self.walks.netstat()),
+            Request::Modules => requests::give(&socket, self.walks.modules()),
+            Request::Dmesg => requests::give(&socket, self.walks.dmesg()),
             Request::Symbols => {
                 let (build_id, banner) = (self.symbols.build_id(), self.symbols.banner());
                 requests::answer(

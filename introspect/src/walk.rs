@@ -15,7 +15,7 @@ pub mod pids;
 pub mod sockets;
 pub mod task;
 pub mod tasks;
-mod xarray;
+pub(crate) mod xarray;
 
 use honeyvmm::memory::Gva;
 use serde::{Serialize, Serializer};

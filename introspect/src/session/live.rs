@@ -1,16 +1,19 @@
 //! A session that lives: its report as it grows, its recordings, and what its programs tell each other.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 
 use events::{Event, EventId};
 use jiff::Timestamp;
 
 use super::cast::Cast;
 use super::folders::Folders;
+use super::guest::Found;
 use super::line::Line;
 use super::peer::Peer;
 use super::privsep::{Said, Stream};
 use super::report::{self, Report};
+use super::samples::Kept;
 use crate::trace::pairing::Traced;
 use crate::trace::selection::FileKind;
 
@@ -35,6 +38,17 @@ pub struct Live {
     recorded: Vec<(Cast, Line)>,
     user: Option<String>,
     guess: Option<String>,
+    kept: Kept,
+}
+
+/// What the guest's memory tells of a program that was run.
+pub struct Started {
+    /// Its parent, or 0.
+    pub ppid: u32,
+    /// Its arguments; what the call named where it tells none.
+    pub argv: Option<Vec<String>>,
+    /// Where it was run.
+    pub folder: Option<String>,
 }
 
 /// What is recorded: a pseudo terminal, by its master's open file, or programs that have none.
@@ -81,6 +95,7 @@ impl Live {
             recorded: Vec::new(),
             user: None,
             guess: None,
+            kept: Kept::default(),
         }
     }
 
@@ -114,14 +129,8 @@ impl Live {
     }
 
     /// A program was run.
-    pub fn executed(
-        &mut self,
-        call: &Traced,
-        at: Timestamp,
-        exe: String,
-        ppid: u32,
-        argv: Option<Vec<String>>,
-    ) -> Event {
+    pub fn executed(&mut self, call: &Traced, at: Timestamp, exe: String, started: Started) -> Event {
+        let Started { ppid, argv, folder } = started;
         let first = u8::from(call.call().is_some_and(|known| known.name == "execveat")) + 1;
         let strings = |argument: u8| -> Vec<String> {
             let of = call.enter.chunks.iter().filter(|chunk| chunk.argument == argument);
@@ -135,7 +144,7 @@ impl Live {
             uid,
             exe: exe.clone(),
             argv: argv.clone(),
-            cwd: None,
+            cwd: folder.clone(),
             began: at,
             ended: None,
             status: None,
@@ -143,7 +152,7 @@ impl Live {
         Report::push(&mut self.report.processes, &mut self.report.truncated, process);
         self.changed = true;
         let event = self.event(EventId::ProcessExec, at).with("pid", pid).with("ppid", ppid).with("uid", uid);
-        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1))
+        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1)).with("cwd", folder)
     }
 
     /// A process ended.
@@ -154,6 +163,42 @@ impl Live {
         own.for_each(|process| (process.ended, process.status) = (Some(at), status));
         self.changed = true;
         self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe).with("status", status)
+    }
+
+    /// Is this the program that took the connection? It is called by its short name until it runs another.
+    pub fn is_service(&self, exe: &str) -> bool {
+        exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service)
+    }
+
+    /// Keeps a file; answers its event if it is new.
+    ///
+    /// # Errors
+    /// The disk is full, or broken.
+    pub fn keep(
+        &mut self,
+        found: &Found,
+        how: &str,
+        pid: u32,
+        at: Timestamp,
+        folders: &Folders,
+    ) -> io::Result<Option<Event>> {
+        let Some(new) = self.kept.keep(found, folders)? else {
+            return Ok(None);
+        };
+        let sample = report::Sample {
+            time: at,
+            sha256: new.sha256.clone(),
+            bytes: found.bytes.len() as u64,
+            path: found.path.clone(),
+            how: how.to_owned(),
+            truncated: new.truncated,
+        };
+        Report::push(&mut self.report.samples, &mut self.report.truncated, sample);
+        self.changed = true;
+        let event =
+            self.event(EventId::SampleKept, at).with("sha256", new.sha256).with("bytes", found.bytes.len());
+        let event = event.with("path", found.path.clone()).with("how", how).with("pid", pid);
+        Ok(Some(event.with("truncated", new.truncated)))
     }
 
     /// The last process ended.
@@ -186,8 +231,7 @@ impl Live {
         if call.result.is_none_or(|result| result <= 0) {
             return Vec::new();
         }
-        // The service is called by its short name until it runs another program.
-        let is_service = exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service);
+        let is_service = self.is_service(exe);
         match (call.enter.kind.and_then(FileKind::at), way) {
             (Some(FileKind::PtyMaster), way) => {
                 let screen = Screen::Terminal(call.enter.file);

@@ -74,6 +74,9 @@ pub enum Access {
 /// An open file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OpenFile {
+    /// Its `struct file`.
+    #[serde(skip)]
+    pub at: Gva,
     /// Its `struct inode`.
     #[serde(skip)]
     pub inode_at: Gva,
@@ -141,6 +144,23 @@ impl Files {
     #[must_use]
     pub fn list(&self, look: &Look<'_>, task: Gva) -> Listing<OpenFile> {
         self.each(look, task, |fd, file| self.open_file(look, fd, file))
+    }
+
+    /// An open file by its `struct file`; `fd` is the descriptor that it is looked at for.
+    ///
+    /// # Errors
+    /// [`WalkError`].
+    pub fn opened(&self, look: &Look<'_>, fd: u32, file: Gva) -> Result<OpenFile, WalkError> {
+        self.open_file(look, fd, file)
+    }
+
+    /// The number of the file with this `struct inode`.
+    ///
+    /// # Errors
+    /// [`WalkError`].
+    pub fn inode_number(&self, look: &Look<'_>, inode: Gva) -> Result<u64, WalkError> {
+        let inode = self.inode.read(look, inode)?;
+        Ok(inode.u64(self.inode.number))
     }
 
     pub(super) fn descriptors(&self, look: &Look<'_>, task: Gva) -> Listing<Descriptor> {
@@ -214,6 +234,7 @@ impl Files {
         let on_device = look.u32(self.superblock_device.of(inode.pointer(self.inode.superblock)))?;
         let is_device = matches!(file_type, FileType::Character | FileType::Block);
         Ok(OpenFile {
+            at,
             inode_at: inode.at,
             fd,
             file_type,

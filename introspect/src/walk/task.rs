@@ -226,6 +226,12 @@ impl TaskParts {
         })
     }
 
+    /// The `struct file` of the program that this task runs.
+    pub(super) fn exe_file(&self, look: &Look<'_>, task: &Snapshot) -> Option<Gva> {
+        let mm = task.target(self.task.mm)?;
+        self.mm.read(look, mm).ok()?.target(self.mm.exe_file)
+    }
+
     fn is_kernel_thread(&self, task: &Snapshot) -> bool {
         task.u64(self.task.flags) & KERNEL_THREAD != 0
     }

@@ -30,6 +30,10 @@ pub struct Guest {
     pub symbols: Symbols,
     /// The guest's memory.
     pub view: View,
+    /// The same memory for a test that plays the rootkit.
+    pub ram: Region,
+    /// The kernel file.
+    pub vmlinux: Vec<u8>,
     console: UnixStream,
     output: Receiver<Vec<u8>>,
     seen: String,
@@ -67,10 +71,11 @@ impl Guest {
         let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
         let (theirs, console) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
+        let ram = Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap();
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
-            ram: Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap(),
+            ram: ram.clone(),
             domid: 1,
             name: "guest",
             uuid: [7; 16],
@@ -84,7 +89,9 @@ impl Guest {
         thread::spawn(move || machine.wait());
         let view = View::new(ReadOnlyRam::from_memfd(read_only).unwrap(), &symbols).unwrap();
         let output = read_console(console.try_clone().unwrap());
-        let mut guest = Self { symbols, view, console, output, seen: String::new(), commands: 0 };
+        drop(image);
+        let mut guest =
+            Self { symbols, view, ram, vmlinux, console, output, seen: String::new(), commands: 0 };
         guest.wait_for("shell\r\n");
         // busybox's line editor takes the end of a background job for the end of its input; one that runs a script does not edit.
         guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n").unwrap();

@@ -7,6 +7,7 @@
 
 mod files;
 mod guest;
+mod integrity;
 mod kernel;
 mod opened;
 mod sockets;
