@@ -125,6 +125,13 @@ impl Credentials {
         Ok(())
     }
 
+    /// Whether a task runs a program that is setuid or setgid.
+    #[must_use]
+    pub fn task_runs_set_id_program(&self, look: &Look<'_>, task: Gva) -> bool {
+        let mm = self.task.read(look, task).ok().and_then(|task| task.target(self.task.mm));
+        self.runs_set_id_program(look, mm)
+    }
+
     fn runs_set_id_program(&self, look: &Look<'_>, mm: Option<Gva>) -> bool {
         let mode = || {
             let file = look.pointer(self.exe_file.of(mm?)).ok()?;

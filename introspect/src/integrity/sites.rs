@@ -58,7 +58,7 @@ impl Sites {
         let mut boot = tables.alternatives();
         boot.extend(tables.paravirt());
         boot.extend(tables.branches());
-        boot.extend(tables.hypercall_page());
+        boot.extend(tables.of_xen());
         Self { running, boot: merged(boot) }
     }
 
@@ -196,10 +196,15 @@ impl<'a> Tables<'a> {
         branches.chain(pads.into_iter().map(|at| at..at + ENDBR_BYTES)).collect()
     }
 
-    /// The domain's builder fills it.
-    fn hypercall_page(&self) -> Option<Range<u64>> {
-        let at = self.symbols.address("hypercall_page")?.0;
-        Some(at..at + PAGE_BYTES)
+    /// What no table names: the page of stubs that the domain's builder fills, and the jump by which all returns to user mode go through
+    /// Xen (`entry_64.S`).
+    fn of_xen(&self) -> Vec<Range<u64>> {
+        let places = [("hypercall_page", PAGE_BYTES), ("early_xen_iret_patch", CALL_BYTES)];
+        let range = |(name, bytes)| {
+            let at = self.symbols.address(name)?.0;
+            Some(at..at + bytes)
+        };
+        places.into_iter().filter_map(range).collect()
     }
 }
 

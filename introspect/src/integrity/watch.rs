@@ -165,6 +165,13 @@ impl Integrity {
         self.confirmation.is_waiting()
     }
 
+    /// Whether a task runs a program that is setuid or setgid, at this moment.
+    #[must_use]
+    pub fn runs_set_id_program(&self, view: &View, task: Gva) -> bool {
+        let Ok((_, _, credentials)) = &self.tasks else { return false };
+        credentials.task_runs_set_id_program(&view.look(TABLE_STEPS_MAX), task)
+    }
+
     /// What of a check was not told before.
     pub fn news(&mut self, checked: Vec<Finding>) -> Vec<Finding> {
         self.told.news(checked)
