@@ -4,6 +4,7 @@
 //! should it break this process all the same, the domain runs on and the supervisor starts another.
 
 mod clients;
+mod guard;
 mod requests;
 mod walks;
 mod wall_clock;
@@ -24,6 +25,7 @@ use memmap2::Mmap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
+use crate::integrity::Integrity;
 use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
@@ -31,6 +33,7 @@ use crate::trace::record::Phase;
 use crate::trace::ring::Ring;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
+use guard::{Guard, Live};
 pub use requests::Request;
 use requests::Requests;
 use walks::Walks;
@@ -138,6 +141,8 @@ struct Observer {
     emitter: Option<Emitter>,
     wall: WallClock,
     walks: Walks,
+    // None: the kernel does not tell where its text is.
+    guard: Option<Guard>,
     // What the shim was told last: everything, or only the beginnings of connections.
     wide: Option<bool>,
     saved: Instant,
@@ -146,7 +151,10 @@ struct Observer {
 impl Observer {
     fn new(config: &ObserverConfig) -> Result<Observer, ObserverError> {
         let kernel = map("kernel", owned(config.kernel_fd))?;
-        let symbols = Symbols::of_kernel(&KernelImage::parse(&kernel)?)?;
+        let image = KernelImage::parse(&kernel)?;
+        let symbols = Arc::new(Symbols::of_kernel(&image)?);
+        let integrity = Integrity::new(Arc::clone(&symbols), &image);
+        drop(image);
         drop(kernel);
         let walks = Walks::new(ReadOnlyRam::from_memfd(owned(config.ram_fd))?, &symbols)?;
         let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.vcpus };
@@ -159,8 +167,10 @@ impl Observer {
             let emitter = Emitter::from_fd(owned(fd), "observer");
             emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
         });
+        let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
+        let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
-            symbols: Arc::new(symbols),
+            symbols,
             pairings: traces.iter().map(|_| Pairing::default()).collect(),
             rings: traces.into_iter().map(Ring::new).collect(),
             bell: owned(config.bell_fd),
@@ -174,6 +184,7 @@ impl Observer {
             emitter,
             wall: WallClock::new(&shim, &layout),
             walks,
+            guard,
             wide: None,
             saved: Instant::now(),
         })
@@ -193,7 +204,13 @@ impl Observer {
                         if matches!(record.phase, Phase::Enter(_)) {
                             self.sessions.before(&record, Timestamp::now(), &self.walks);
                         }
+                        if let Some(guard) = &mut self.guard {
+                            guard.begins(&record);
+                        }
                         if let Some(call) = pairing.take(record) {
+                            if let Some(guard) = &mut self.guard {
+                                guard.ended(&call, self.walks.view());
+                            }
                             self.clients.show(&call);
                             self.sessions.take(&call, self.wall.at(&call), &self.walks);
                         }
@@ -204,6 +221,11 @@ impl Observer {
                         break;
                     }
                 }
+            }
+            if self.sessions.wanted()
+                && let Some(guard) = &mut self.guard
+            {
+                guard.before_live(self.walks.view());
             }
             // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
             if self.wide != Some(self.sessions.wanted()) {
@@ -219,7 +241,12 @@ impl Observer {
 
     /// What came of it: events, and what is written of sessions.
     fn tell(&mut self) {
-        let events = self.sessions.events();
+        let mut events = self.sessions.events();
+        if let Some(guard) = &mut self.guard {
+            let live = if self.sessions.wanted() { Live::Yes } else { Live::No };
+            guard.look(self.walks.view(), live);
+            events.extend(guard.events());
+        }
         if let Some(emitter) = &self.emitter {
             events.into_iter().for_each(|event| emitter.emit(event));
         }

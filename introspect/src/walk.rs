@@ -6,7 +6,7 @@
 
 mod file_type;
 pub mod files;
-mod list;
+pub(crate) mod list;
 pub mod log;
 pub mod modules;
 pub mod page_cache;

@@ -1,11 +1,15 @@
 //! What has hooked itself into the kernel by the kernel's own means: kprobes, ftrace and eBPF, and where it leads.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use honeyvmm::memory::Gva;
 use serde::Serialize;
 
+use super::finding::{Certainty, Finding, Findings, What};
 use crate::symbols::Symbols;
 use crate::view::Look;
-use crate::view::layout::{Field, Unknown, layout, symbol};
+use crate::view::layout::{Field, Snapshot, Unknown, layout, symbol};
 use crate::walk::modules::Module;
 use crate::walk::xarray::{self, Xarray};
 use crate::walk::{Listing, WalkError};
@@ -14,6 +18,8 @@ use crate::walk::{Listing, WalkError};
 pub const STEPS_MAX: u32 = 1 << 18;
 /// Hooks of one kind that are believed.
 const HOOKS_MAX: usize = 1 << 14;
+/// The longest trampoline that is believed; Linux' have less than a page.
+const TRAMPOLINE_BYTES_MAX: u64 = 8192;
 /// `KPROBE_TABLE_SIZE` of `kernel/kprobes.c`.
 const KPROBE_CHAINS: u64 = 64;
 
@@ -29,6 +35,8 @@ layout! {
     TracerLayout = "ftrace_ops" {
         function: "func",
         next: "next",
+        trampoline: "trampoline",
+        trampoline_bytes: "trampoline_size",
     }
 }
 
@@ -46,8 +54,12 @@ layout! {
     }
 }
 
+/// Kinds of eBPF programs that decide over sockets and devices of a control group alone (`BPF_PROG_TYPE_CGROUP_`: SKB, SOCK, DEVICE,
+/// SOCK_ADDR, SYSCTL, SOCKOPT): systemd loads them for services.
+const GROUP_PROGRAMS: [u32; 6] = [8, 9, 15, 18, 23, 25];
+
 /// Where an address is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Place {
     /// The address.
     pub address: u64,
@@ -56,7 +68,7 @@ pub struct Place {
 }
 
 /// Something that runs when the kernel comes by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Hook {
     /// A breakpoint or jump in the kernel's text.
@@ -80,6 +92,43 @@ pub enum Hook {
         /// `BPF_PROG_TYPE_` of `include/uapi/linux/bpf.h`.
         program_type: u32,
     },
+}
+
+/// Where ftrace may lead, as its list has it.
+#[derive(Debug, Clone, Default)]
+pub struct Tracers {
+    /// What is called.
+    pub functions: Vec<Gva>,
+    /// Code that was written to call it.
+    pub trampolines: Vec<Range<u64>>,
+}
+
+impl Hook {
+    /// That it is there.
+    fn finding(&self) -> Finding {
+        let named = |place: &Place| place.owner.clone().unwrap_or_else(|| format!("{:#x}", place.address));
+        let (what, symbol, address, after) = match self {
+            Self::Kprobe { at, handler } => {
+                let handler = handler.as_ref().map_or_else(|| "several".to_owned(), named);
+                (What::Kprobe, named(at), at.address, handler)
+            }
+            Self::Ftrace { function } => (What::Ftrace, named(function), function.address, named(function)),
+            Self::Bpf { number, name, program_type } => {
+                (What::Bpf, name.clone(), 0, format!("program {number} of type {program_type}"))
+            }
+        };
+        Finding::Changed { what, symbol, address: Gva(address), before: "none".to_owned(), after }
+    }
+
+    fn is_of_a_group(&self) -> bool {
+        matches!(self, Self::Bpf { program_type, .. } if GROUP_PROGRAMS.contains(program_type))
+    }
+}
+
+/// Tells the hooks that were not there before.
+pub fn check_new(before: &HashSet<Hook>, now: &[Hook], findings: &mut Findings) {
+    let is_new = |hook: &&Hook| !before.contains(*hook) && !hook.is_of_a_group();
+    now.iter().filter(is_new).for_each(|hook| findings.push(Certainty::Sure, hook.finding()));
 }
 
 /// Where hooks are.
@@ -128,7 +177,11 @@ impl Hooks {
                 listing.incomplete.get_or_insert(error);
             }
         }
-        if let Err(error) = self.tracers(look, &mut listing.items, &place) {
+        let items = &mut listing.items;
+        let result = self.each_tracer(look, |tracer| {
+            items.push(Hook::Ftrace { function: place(tracer.pointer(self.tracer.function)) });
+        });
+        if let Err(error) = result {
             listing.incomplete.get_or_insert(error);
         }
         let programs = self.xarray.entries(look, self.programs, HOOKS_MAX);
@@ -140,6 +193,23 @@ impl Hooks {
         }
         listing.incomplete = listing.incomplete.or(programs.incomplete);
         listing
+    }
+
+    /// Where ftrace may lead.
+    ///
+    /// # Errors
+    /// [`WalkError`].
+    pub fn known_tracers(&self, look: &Look<'_>) -> Result<Tracers, WalkError> {
+        let mut known = Tracers::default();
+        self.each_tracer(look, |tracer| {
+            known.functions.push(tracer.pointer(self.tracer.function));
+            let start = tracer.u64(self.tracer.trampoline);
+            if start != 0 {
+                let bytes = tracer.u64(self.tracer.trampoline_bytes).min(TRAMPOLINE_BYTES_MAX);
+                known.trampolines.push(start..start.saturating_add(bytes));
+            }
+        })?;
+        Ok(known)
     }
 
     fn chain_of_probes(
@@ -161,20 +231,17 @@ impl Hooks {
         Ok(())
     }
 
-    fn tracers(
-        &self,
-        look: &Look<'_>,
-        found: &mut Vec<Hook>,
-        place: &impl Fn(Gva) -> Place,
-    ) -> Result<(), WalkError> {
+    fn each_tracer(&self, look: &Look<'_>, mut take: impl FnMut(&Snapshot)) -> Result<(), WalkError> {
         let mut at = look.pointer(self.tracers)?;
-        while at != self.tracers_end && at.0 != 0 {
-            check_count(found)?;
+        for _ in 0..HOOKS_MAX {
+            if at == self.tracers_end || at.0 == 0 {
+                return Ok(());
+            }
             let tracer = self.tracer.read(look, at)?;
-            found.push(Hook::Ftrace { function: place(tracer.pointer(self.tracer.function)) });
+            take(&tracer);
             at = tracer.pointer(self.tracer.next);
         }
-        Ok(())
+        Err(WalkError::TooMany { what: "hooks", max: HOOKS_MAX })
     }
 
     fn program(&self, look: &Look<'_>, at: Gva) -> Result<Hook, WalkError> {

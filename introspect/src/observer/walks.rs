@@ -73,6 +73,11 @@ impl Walks {
         })
     }
 
+    /// The guest's memory.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
     /// `ps`: every process, with why the list may not be whole.
     pub fn ps(&self) -> Result<Value, NotShown> {
         Ok(shown("processes", have(&self.tasks)?.list(&self.view.look(STEPS_MAX), Threads::First)))

@@ -11,11 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use decoys::initramfs;
-use decoys::kernel;
+use decoys::kernel::{self, Kernel};
 use decoys::progress::Silent;
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::machine::{Machine, Parts};
 use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
+use honeyvmm::shim::{Layout, SHIM_GPA};
 use introspect::symbols::Symbols;
 use introspect::view::View;
 use introspect::walk::log::{self, Log};
@@ -34,6 +35,8 @@ pub struct Guest {
     pub view: View,
     /// The same memory for a test that plays the rootkit.
     pub ram: Region,
+    /// The shim's memory.
+    pub shim: Region,
     /// The kernel file.
     pub vmlinux: Vec<u8>,
     console: UnixStream,
@@ -48,8 +51,14 @@ pub fn guest() -> MutexGuard<'static, Guest> {
     GUEST.get_or_init(|| Mutex::new(Guest::start())).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn cache() -> PathBuf {
+/// What tests download and build once.
+pub fn cache() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache/honeynet")
+}
+
+/// The kernel that all guests run.
+pub fn debian_kernel() -> Kernel {
+    kernel::fetch(&cache(), &Silent).unwrap()
 }
 
 /// A memfd, and the same opened again for reading only.
@@ -63,21 +72,31 @@ fn memfd(bytes: u64) -> (OwnedFd, OwnedFd) {
 
 impl Guest {
     fn start() -> Self {
-        let kernel = kernel::fetch(&cache(), &Silent).unwrap();
+        Self::start_with(&[])
+    }
+
+    /// A guest of its own, with one more archive unpacked into its root.
+    pub fn start_with(more: &[u8]) -> Self {
+        let kernel = debian_kernel();
         let vmlinux = std::fs::read(&kernel.vmlinux).unwrap();
         let image = KernelImage::parse(&vmlinux).unwrap();
         let symbols = Symbols::of_kernel(&image).unwrap();
-        let archive =
+        let mut archive =
             initramfs::with_shell("/bin/busybox".as_ref(), &kernel.modules_dir, &initramfs::MODULES).unwrap();
+        archive.extend_from_slice(more);
         let (memfd, read_only) = memfd(RAM_BYTES);
         let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
         let (theirs, console) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let ram = Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap();
+        let shim_bytes = Layout { ram_bytes: RAM_BYTES, vcpus: 1 }.shim_bytes();
+        let shim = Region::from_memfd(self::memfd(shim_bytes).0, SHIM_GPA, shim_bytes).unwrap();
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
             ram: ram.clone(),
+            shim: shim.clone(),
+            trace_bell: None,
             domid: 1,
             name: "guest",
             uuid: [7; 16],
@@ -93,7 +112,7 @@ impl Guest {
         let output = read_console(console.try_clone().unwrap());
         drop(image);
         let mut guest =
-            Self { symbols, view, ram, vmlinux, console, output, seen: String::new(), commands: 0 };
+            Self { symbols, view, ram, shim, vmlinux, console, output, seen: String::new(), commands: 0 };
         guest.wait_for("shell\r\n");
         // busybox's line editor takes the end of a background job for the end of its input; one that runs a script does not edit.
         guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n").unwrap();

@@ -10,5 +10,7 @@ mod guest;
 mod integrity;
 mod kernel;
 mod opened;
+mod rootkit;
+mod rootkit_module;
 mod sockets;
 mod tasks;
