@@ -30,6 +30,7 @@ fn every_command_has_help_with_an_example() {
         "fim",
         "verify",
         "evidence",
+        "symbols",
         "events",
         "doctor",
         "up",
@@ -49,6 +50,24 @@ fn wrong_usage_ends_with_2() {
     let honeynet = Honeynet::new("");
     assert_eq!(honeynet.run(&["dance"]).code, 2);
     assert_eq!(honeynet.run(&["console"]).code, 2);
+}
+
+#[test]
+fn a_kernel_tells_its_symbols_without_a_running_honeynet() {
+    let honeynet = Honeynet::new("");
+    let kernel = util::guest::debian_kernel();
+    let kernel = kernel.vmlinuz.to_str().unwrap();
+    let told = honeynet.run(&["symbols", kernel, "--json"]).good().json();
+    assert!(told["banner"].as_str().unwrap().starts_with("Linux version "), "{told}");
+    assert_eq!(told["build_id"].as_str().unwrap().len(), 40);
+    assert_eq!(told["not_shown"], serde_json::json!([]));
+    let written = honeynet.run(&["symbols", kernel, "--isf", "linux.json", "--json"]).good().json();
+    assert_eq!(written["build_id"], told["build_id"]);
+    let isf = std::fs::read(honeynet.path("linux.json")).unwrap();
+    let isf: serde_json::Value = serde_json::from_slice(&isf).unwrap();
+    assert_eq!(isf["metadata"]["format"], "6.2.0");
+    honeynet.write("text", "no kernel");
+    honeynet.run(&["symbols", "text"]).fails(1, "text: not a kernel: neither a bzImage nor an ELF file");
 }
 
 #[test]

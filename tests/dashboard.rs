@@ -159,6 +159,7 @@ fn cases_of_earlier_runs_are_listed_and_downloaded() {
         ranges: vec![forensics::RamRange { gpa: 0, file_offset: 0, bytes: 1 << 20 }],
         vcpus: Vec::new(),
         disks: Vec::new(),
+        kernel: None,
         notes: vec!["odd process".into()],
     };
     let now = jiff::Timestamp::now();

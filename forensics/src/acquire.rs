@@ -19,7 +19,7 @@ use crate::elf_core::{self, RamRange};
 use crate::manifest::{self, DomainInfo, Item, Manifest, VmcoreinfoHint, is_plain_name};
 use crate::signature::{self, CaseKey};
 use crate::vcpu::VcpuRegs;
-use crate::{custody, lime, qcow2, sparse, vmcoreinfo};
+use crate::{custody, lime, qcow2, sparse, vmcoreinfo, volatility};
 
 /// RAM up to this is copied to memory, more to a file beside the case.
 const COPY_IN_MEMORY_BYTES_MAX: u64 = 2 << 30;
@@ -69,6 +69,8 @@ pub struct Acquisition {
     pub vcpus: Vec<VcpuRegs>,
     /// Disks.
     pub disks: Vec<DiskSource>,
+    /// The kernel that it was built from, whose symbols go into the case.
+    pub kernel: Option<File>,
     /// What should be said in the manifest.
     pub notes: Vec<String>,
 }
@@ -80,6 +82,7 @@ pub struct Frozen {
     ranges: Vec<RamRange>,
     vcpus: Vec<VcpuRegs>,
     disks: Vec<(String, Option<File>, OpenDisk)>,
+    kernel: Option<File>,
     notes: Vec<String>,
     taken: Timestamp,
     copy_ms: u64,
@@ -168,6 +171,7 @@ pub fn copy_paused(source: Acquisition, spool: &Path, taken: Timestamp) -> Resul
         ranges: source.ranges,
         vcpus: source.vcpus,
         disks,
+        kernel: source.kernel,
         notes: source.notes,
         taken,
         copy_ms: begin.elapsed().as_millis() as u64,
@@ -263,12 +267,22 @@ pub fn finish(
     // Each memory format and each raw disk is hashed once; qcow2 is not counted, as its length is not known yet.
     let tally = Tally { bytes: AtomicU64::new(0), of_bytes: 2 * memory_bytes + disk_bytes, progress };
     let memory = MemoryWriter { memory: &frozen.memory, ranges: &frozen.ranges, vcpus: &frozen.vcpus };
+    let mut notes = frozen.notes;
     let mut items = std::thread::scope(|scope| {
         let disks = scope.spawn(|| write_disks(&draft, disks, &tally));
+        let aids = scope.spawn(|| frozen.kernel.as_ref().map(volatility::aids));
         let memory = memory.write(&draft, found.first().map(|one| one.text.as_slice()), &tally);
         let panicked = |_| Err(write_error("disks")(io::Error::other("the writing thread panicked")));
         let mut items = memory?;
         items.extend(disks.join().unwrap_or_else(panicked)?);
+        match aids.join().unwrap_or(None) {
+            Some(Ok(aids)) => items.extend(write_aids(&draft, &aids, &tally)?),
+            // Whoever has the kernel can make them later.
+            Some(Err(error)) => {
+                notes.push(format!("no symbols for Volatility: {}", events::sentence(&error)));
+            }
+            None => {}
+        }
         Ok(items)
     })?;
     items.sort_by(|a, b| a.name.cmp(&b.name));
@@ -283,7 +297,7 @@ pub fn finish(
         written: options.now,
         tool: options.tool.to_owned(),
         chain_head: options.chain_head.clone(),
-        notes: frozen.notes,
+        notes,
         vmcoreinfo: found.first().map(|one| VmcoreinfoHint {
             gpa: one.gpa,
             found: found.len() as u64,
@@ -338,6 +352,16 @@ impl MemoryWriter<'_> {
         });
         Ok(vec![elf?, lime?])
     }
+}
+
+fn write_aids(draft: &Draft, aids: &volatility::Aids, tally: &Tally) -> Result<Vec<Item>, AcquireError> {
+    let isf = "symbols of the kernel, ISF 6.2.0 of Volatility 3";
+    let config = "configuration of Volatility 3: vol -c volatility.json PLUGIN in this folder";
+    let all = [(aids.isf_name.as_str(), isf, &aids.isf), (volatility::CONFIG_NAME, config, &aids.config)];
+    let write = all.map(|(name, what, bytes)| {
+        write_item(draft, name, what, tally, |mut out| io::Write::write_all(&mut out, bytes))
+    });
+    write.into_iter().collect()
 }
 
 fn open_disks(

@@ -3,6 +3,7 @@
 //! ```text
 //! pause ─▶ copy_paused (RAM, layers) ─▶ unpause ─▶ finish ─▶ STATE/evidence/<case>/
 //!                                                             memory.elf memory.lime disk-<name>.raw disk-<name>.qcow2
+//!                                                             linux-<build id>.json.xz volatility.json
 //!                                                             manifest.json manifest.sig custody.jsonl
 //! ```
 //!
@@ -25,6 +26,7 @@ mod sparse;
 mod vcpu;
 mod verify;
 pub mod vmcoreinfo;
+pub mod volatility;
 
 pub use acquire::{
     AcquireError, Acquisition, CaseOptions, DiskReader, DiskSource, Frozen, OpenDisk, OpenedDisk, Progress,

@@ -91,6 +91,7 @@ impl Bench {
                 changing: Some(self.disk()),
                 open: Box::new(open),
             }],
+            kernel: None,
             notes: vec!["taken by a test".to_owned()],
         }
     }
@@ -142,6 +143,26 @@ fn a_fresh_case_is_intact_and_listed() {
     assert_eq!(manifest.vmcoreinfo.unwrap().gpa, 3 * MIB + 8);
     // A second case of the same second gets a name of its own.
     assert!(bench.take().ends_with("20270115T080000Z-web-2"));
+}
+
+#[test]
+fn a_kernel_that_cannot_be_read_costs_the_symbols_alone() {
+    let bench = Bench::new();
+    let kernel = bench.file("kernel", 64, &[(0, b"no kernel")]);
+    let source = Acquisition { kernel: Some(kernel), ..bench.acquisition() };
+    let frozen = forensics::copy_paused(source, bench.state.path(), at(0)).unwrap();
+    let options =
+        CaseOptions { who: "operator", tool: "honeynet 0.1.0", chain_head: None, key: None, now: at(5) };
+    let id = forensics::finish(frozen, &bench.evidence(), &options, &|_| {}).unwrap();
+    let manifest = forensics::case::read_manifest(&bench.evidence().join(id)).unwrap();
+    assert_eq!(manifest.items.len(), 4);
+    assert_eq!(
+        manifest.notes,
+        [
+            "taken by a test",
+            "no symbols for Volatility: kernel cannot be taken apart: not a kernel: neither a bzImage nor an ELF file",
+        ]
+    );
 }
 
 #[test]

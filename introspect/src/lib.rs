@@ -4,6 +4,7 @@
 //! step limit ([`view`], [`walk`]). What the shim records of system calls is read from its rings ([`trace`]). This crate never
 //! writes to the guest.
 
+pub mod integrity;
 pub mod observer;
 pub mod session;
 pub mod symbols;

@@ -4,6 +4,7 @@
 //! should it break this process all the same, the domain runs on and the supervisor starts another.
 
 mod clients;
+mod guard;
 mod requests;
 mod walks;
 mod wall_clock;
@@ -24,12 +25,15 @@ use memmap2::Mmap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
+use crate::integrity::Integrity;
 use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
+use crate::trace::record::Phase;
 use crate::trace::ring::Ring;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
+use guard::{Guard, Live};
 pub use requests::Request;
 use requests::Requests;
 use walks::Walks;
@@ -70,6 +74,8 @@ pub struct ObserverConfig {
     pub tty_fd: RawFd,
     /// The folder of sessions, `STATE/sessions`.
     pub sessions_fd: RawFd,
+    /// The folder of samples, `STATE/samples`.
+    pub samples_fd: RawFd,
     /// Stream socket to logsink.
     pub events_fd: Option<RawFd>,
 }
@@ -135,6 +141,8 @@ struct Observer {
     emitter: Option<Emitter>,
     wall: WallClock,
     walks: Walks,
+    // None: the kernel does not tell where its text is.
+    guard: Option<Guard>,
     // What the shim was told last: everything, or only the beginnings of connections.
     wide: Option<bool>,
     saved: Instant,
@@ -143,7 +151,10 @@ struct Observer {
 impl Observer {
     fn new(config: &ObserverConfig) -> Result<Observer, ObserverError> {
         let kernel = map("kernel", owned(config.kernel_fd))?;
-        let symbols = Symbols::of_kernel(&KernelImage::parse(&kernel)?)?;
+        let image = KernelImage::parse(&kernel)?;
+        let symbols = Arc::new(Symbols::of_kernel(&image)?);
+        let integrity = Integrity::new(Arc::clone(&symbols), &image);
+        drop(image);
         drop(kernel);
         let walks = Walks::new(ReadOnlyRam::from_memfd(owned(config.ram_fd))?, &symbols)?;
         let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.vcpus };
@@ -156,8 +167,10 @@ impl Observer {
             let emitter = Emitter::from_fd(owned(fd), "observer");
             emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
         });
+        let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
+        let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
-            symbols: Arc::new(symbols),
+            symbols,
             pairings: traces.iter().map(|_| Pairing::default()).collect(),
             rings: traces.into_iter().map(Ring::new).collect(),
             bell: owned(config.bell_fd),
@@ -166,11 +179,12 @@ impl Observer {
             sessions: Sessions::new(
                 config.name.clone(),
                 config.domid,
-                Folders::new(owned(config.tty_fd), owned(config.sessions_fd)),
+                Folders::new(owned(config.tty_fd), owned(config.sessions_fd), owned(config.samples_fd)),
             ),
             emitter,
             wall: WallClock::new(&shim, &layout),
             walks,
+            guard,
             wide: None,
             saved: Instant::now(),
         })
@@ -185,9 +199,18 @@ impl Observer {
     fn look(&mut self) {
         for (ring, pairing) in self.rings.iter_mut().zip(&mut self.pairings) {
             for _ in 0..BATCH {
-                match ring.next() {
+                match ring.take() {
                     Ok(Some(record)) => {
+                        if matches!(record.phase, Phase::Enter(_)) {
+                            self.sessions.before(&record, Timestamp::now(), &self.walks);
+                        }
+                        if let Some(guard) = &mut self.guard {
+                            guard.begins(&record);
+                        }
                         if let Some(call) = pairing.take(record) {
+                            if let Some(guard) = &mut self.guard {
+                                guard.ended(&call, self.walks.view());
+                            }
                             self.clients.show(&call);
                             self.sessions.take(&call, self.wall.at(&call), &self.walks);
                         }
@@ -198,6 +221,11 @@ impl Observer {
                         break;
                     }
                 }
+            }
+            if self.sessions.wanted()
+                && let Some(guard) = &mut self.guard
+            {
+                guard.before_live(self.walks.view());
             }
             // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
             if self.wide != Some(self.sessions.wanted()) {
@@ -213,7 +241,12 @@ impl Observer {
 
     /// What came of it: events, and what is written of sessions.
     fn tell(&mut self) {
-        let events = self.sessions.events();
+        let mut events = self.sessions.events();
+        if let Some(guard) = &mut self.guard {
+            let live = if self.sessions.wanted() { Live::Yes } else { Live::No };
+            guard.look(self.walks.view(), live);
+            events.extend(guard.events());
+        }
         if let Some(emitter) = &self.emitter {
             events.into_iter().for_each(|event| emitter.emit(event));
         }
@@ -222,7 +255,7 @@ impl Observer {
             if self.sessions.wanted()
                 && let Some(alive) = self.walks.alive()
             {
-                self.sessions.reap(&alive, Timestamp::now());
+                self.sessions.reap(&alive, Timestamp::now(), &self.walks);
             }
             if let Err(error) = self.sessions.save() {
                 tracing::error!(%error, "a session is not written down");
@@ -263,10 +296,11 @@ impl Observer {
                     Err(error) => requests::refuse(&socket, &error),
                 }
             }
-            Request::Ps => match self.walks.ps() {
-                Ok(answer) => requests::answer(&socket, &answer),
-                Err(error) => requests::refuse(&socket, &error),
-            },
+            Request::Ps => requests::give(&socket, self.walks.ps()),
+            Request::Lsof { pid } => requests::give(&socket, self.walks.lsof(pid)),
+            Request::Netstat => requests::give(&socket, self.walks.netstat()),
+            Request::Modules => requests::give(&socket, self.walks.modules()),
+            Request::Dmesg => requests::give(&socket, self.walks.dmesg()),
             Request::Symbols => {
                 let (build_id, banner) = (self.symbols.build_id(), self.symbols.banner());
                 requests::answer(

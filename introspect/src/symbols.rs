@@ -5,6 +5,8 @@
 
 pub mod btf;
 mod cache;
+mod gaps;
+pub mod isf;
 pub mod kallsyms;
 mod names;
 pub mod segments;
@@ -15,6 +17,7 @@ use thiserror::Error;
 
 use btf::{Bits, Btf, BtfError};
 pub use cache::SymbolsCache;
+pub use gaps::Gap;
 use kallsyms::{Kallsyms, KallsymsError, Symbol};
 use segments::Segments;
 
@@ -159,7 +162,7 @@ impl Symbols {
     }
 
     /// All symbols, by address.
-    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
+    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> + Clone {
         self.kallsyms.symbols()
     }
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::symbols::Symbols;
 
 /// Where Linux maps its image: `__START_KERNEL_map` of `arch/x86/include/asm/page_64_types.h`. A PV kernel is not moved.
-const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+pub(crate) const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// The linear map with four levels and no randomised memory: `__PAGE_OFFSET_BASE_L4`. A PV kernel starts without either.
 const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
 /// The array of `struct page`, likewise: `__VMEMMAP_BASE_L4`.

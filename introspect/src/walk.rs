@@ -6,7 +6,7 @@
 
 mod file_type;
 pub mod files;
-mod list;
+pub(crate) mod list;
 pub mod log;
 pub mod modules;
 pub mod page_cache;
@@ -15,7 +15,7 @@ pub mod pids;
 pub mod sockets;
 pub mod task;
 pub mod tasks;
-mod xarray;
+pub(crate) mod xarray;
 
 use honeyvmm::memory::Gva;
 use serde::{Serialize, Serializer};

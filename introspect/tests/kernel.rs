@@ -1,13 +1,17 @@
 //! The symbols of Debian's kernel, from the same cache as that of decoys, against what its own bytes say.
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not by their folder")]
 
+use std::collections::HashSet;
+use std::io::Read;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use decoys::progress::Silent;
 use honeyvmm::kernel_image::KernelImage;
+use introspect::symbols::isf::Isf;
 use introspect::symbols::segments::Segments;
 use introspect::symbols::{Symbols, SymbolsCache};
+use serde_json::{Value, json};
 
 static KERNEL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let home = std::env::var_os("HOME").unwrap();
@@ -38,12 +42,13 @@ fn every_address_leads_back_to_the_first_symbol_there() {
     assert!(symbols.symbols().len() > 80_000);
     let last = symbols.address("_end").unwrap();
     let text = symbols.address("_text").unwrap();
-    for symbol in symbols.symbols().filter(|symbol| symbol.address >= text && symbol.address < last) {
-        let (name, offset) = symbols.nearest(symbol.address).unwrap();
-        assert_eq!(offset, 0, "{}", symbol.name);
-        assert!(
-            name == symbol.name || symbols.symbols().any(|s| s.name == name && s.address == symbol.address)
-        );
+    let kernel = symbols.symbols().filter(|symbol| symbol.address >= text && symbol.address < last);
+    let mut first = kernel.clone().next().unwrap();
+    for symbol in kernel {
+        if symbol.address != first.address {
+            first = symbol;
+        }
+        assert_eq!(symbols.nearest(symbol.address), Some((first.name, 0)));
     }
     assert_eq!(symbols.nearest(last), None);
     assert_eq!(symbols.nearest(honeyvmm::memory::Gva(0x40_0000)), None);
@@ -80,6 +85,49 @@ fn layouts_are_found_by_name_and_path() {
     assert_eq!(symbols.enumerator("no_such_constant"), None);
     assert_eq!(symbols.size_of("long unsigned int"), Some(8));
     assert_eq!(symbols.size_of("atomic64_t"), Some(8));
+}
+
+#[test]
+fn volatility_gets_every_name_type_and_the_banner() {
+    let symbols = symbols();
+    let isf = Isf::new(&symbols).unwrap();
+    let mut json = Vec::new();
+    isf.write(&mut json).unwrap();
+    let value: Value = serde_json::from_slice(&json).unwrap();
+    let names = symbols.symbols().map(|symbol| symbol.name).collect::<HashSet<_>>();
+    let listed = value["symbols"].as_object().unwrap();
+    assert!(names.iter().all(|name| listed.contains_key(*name)));
+    assert_eq!(listed["init_task"]["address"], symbols.address("init_task").unwrap().0);
+    assert_eq!(listed["init_task"]["type"], json!({ "kind": "struct", "name": "task_struct" }));
+    assert_eq!(listed["kallsyms_num_syms"]["type"]["name"], "unsigned int");
+    assert!(listed["linux_banner"]["constant_data"].as_str().unwrap().starts_with("TGludXggdmVyc2lvbiA"));
+    let task = &value["user_types"]["task_struct"];
+    assert_eq!(task["size"], symbols.size_of("task_struct").unwrap());
+    assert_eq!(task["fields"]["comm"]["offset"], symbols.member("task_struct", "comm").unwrap().offset);
+    // Whatever is referred to is there.
+    let mut left = vec![&value["user_types"], &value["symbols"]];
+    while let Some(one) = left.pop() {
+        let Some(map) = one.as_object() else { continue };
+        if let (Some(kind), Some(name)) = (map.get("kind").and_then(Value::as_str), map.get("name")) {
+            let table = match kind {
+                "base" => "base_types",
+                "enum" => "enums",
+                _ => "user_types",
+            };
+            assert!(value[table].get(name.as_str().unwrap()).is_some(), "{one}");
+        }
+        left.extend(map.values());
+    }
+    let mut packed = Vec::new();
+    isf.write_xz(&mut packed).unwrap();
+    let mut unpacked = Vec::new();
+    lzma_rust2::XzReader::new(packed.as_slice(), false).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, json);
+}
+
+#[test]
+fn nothing_is_hidden_from_introspection() {
+    assert_eq!(symbols().gaps(), []);
 }
 
 #[test]

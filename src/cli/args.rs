@@ -88,11 +88,14 @@ pub enum Command {
         /// Name or number.
         name: Option<String>,
     },
-    /// Print the supervisor's messages, or those of one domain's VMM.
-    #[command(after_help = "Example: honeynet dmesg")]
+    /// Print the supervisor's messages, or the kernel's log of a domain, read from its memory.
+    #[command(after_help = "Example: honeynet dmesg ssh-server")]
     Dmesg {
         /// Name or number.
         name: Option<String>,
+        /// What the domain's VMM wrote instead.
+        #[arg(long, requires = "name")]
+        vmm: bool,
     },
     /// Print the xenstore as a domain sees it.
     #[command(after_help = "Example: honeynet xenstore-ls ssh-server")]
@@ -106,6 +109,27 @@ pub enum Command {
     /// List a guest's processes, read from its memory; rootkits hide nothing from it.
     #[command(after_help = "Example: honeynet ps ssh-server")]
     Ps {
+        /// Name or number.
+        name: String,
+    },
+    /// List a guest's open files, read from its memory.
+    #[command(after_help = "Example: honeynet lsof ssh-server -p 214")]
+    Lsof {
+        /// Name or number.
+        name: String,
+        /// Only of this process.
+        #[arg(short, value_name = "PID")]
+        pid: Option<u32>,
+    },
+    /// List a guest's sockets and who has them, read from its memory.
+    #[command(after_help = "Example: honeynet netstat ssh-server")]
+    Netstat {
+        /// Name or number.
+        name: String,
+    },
+    /// List the modules that a guest's kernel has loaded, read from its memory.
+    #[command(visible_alias = "lsmod", after_help = "Example: honeynet modules ssh-server")]
+    Modules {
         /// Name or number.
         name: String,
     },
@@ -144,6 +168,11 @@ pub enum Command {
     /// List the cases.
     #[command(after_help = "Example: honeynet evidence --json")]
     Evidence,
+    /// Say what a kernel tells of itself, which is all that introspection knows of it; or write it for Volatility 3.
+    #[command(
+        after_help = "Example: honeynet symbols /boot/vmlinuz-6.1.0-56-cloud-amd64 --isf linux.json.xz"
+    )]
+    Symbols(Symbols),
     /// Print events.
     #[command(after_help = "Example: honeynet events --type alert --follow")]
     Events(Events),
@@ -246,6 +275,16 @@ pub enum Fim {
         /// Name or number.
         name: String,
     },
+}
+
+/// Options of `symbols`.
+#[derive(Debug, Args)]
+pub struct Symbols {
+    /// The kernel: bzImage or ELF file.
+    pub kernel: PathBuf,
+    /// Write Volatility 3's ISF to this file; compressed if its name ends in .xz.
+    #[arg(long, value_name = "FILE")]
+    pub isf: Option<PathBuf>,
 }
 
 /// Options of `events`.

@@ -54,6 +54,110 @@ pub fn ps(answer: &Value, out: &Printer) -> Result<(), Failure> {
         let (pid, ppid, uid) = (pid.to_string(), ppid.to_string(), uid.to_string());
         writeln!(stdout, "{pid:>7} {ppid:>7} {uid:>6} {state} {tty:<8} {}", plain(&command))?;
     }
+    more(&mut stdout, answer)
+}
+
+/// `lsof`, with its columns.
+pub fn lsof(answer: &Value, out: &Printer) -> Result<(), Failure> {
+    if out.json {
+        return out.tree(answer);
+    }
+    let mut stdout = io::stdout().lock();
+    writeln!(
+        stdout,
+        "{:<16} {:>7} {:>6} {:>5} {:<10} {:>12} {:>9} NAME",
+        "COMMAND", "PID", "UID", "FD", "TYPE", "SIZE/OFF", "NODE"
+    )?;
+    for row in rows(answer, "files") {
+        let file = &row["file"];
+        let fd = format!("{}{}", file["fd"], word(&file["access"]));
+        let (comm, name) = (plain(word(&row["comm"])), plain(word(&file["name"])));
+        let (pid, uid, size, inode) =
+            (number(&row["pid"]), number(&row["uid"]), number(&file["size"]), number(&file["inode"]));
+        writeln!(
+            stdout,
+            "{comm:<16} {pid:>7} {uid:>6} {fd:>5} {:<10} {size:>12} {inode:>9} {name}",
+            word(&file["file_type"])
+        )?;
+    }
+    more(&mut stdout, answer)
+}
+
+/// `netstat -anp`, with its columns.
+pub fn netstat(answer: &Value, out: &Printer) -> Result<(), Failure> {
+    if out.json {
+        return out.tree(answer);
+    }
+    let mut stdout = io::stdout().lock();
+    writeln!(
+        stdout,
+        "{:<8} {:>6} {:>6} {:<26} {:<26} {:<12} PID/Program",
+        "Proto", "Recv-Q", "Send-Q", "Local Address", "Foreign Address", "State"
+    )?;
+    for socket in rows(answer, "sockets") {
+        let end = |end: &Value| match (end["address"].as_str(), end["port"].as_u64()) {
+            (Some(address), Some(port)) => format!("{address}:{port}"),
+            _ => String::new(),
+        };
+        let local = socket["path"].as_str().map_or_else(|| end(&socket["local"]), plain);
+        let owners =
+            rows(socket, "owners").map(|owner| format!("{}/{}", owner["pid"], plain(word(&owner["comm"]))));
+        let owners: Vec<String> = owners.collect();
+        writeln!(
+            stdout,
+            "{:<8} {:>6} {:>6} {local:<26} {:<26} {:<12} {}",
+            word(&socket["protocol"]),
+            number(&socket["receive_queue"]),
+            number(&socket["send_queue"]),
+            end(&socket["remote"]),
+            word(&socket["state"]),
+            owners.join(" ")
+        )?;
+    }
+    more(&mut stdout, answer)
+}
+
+/// `lsmod`, with its columns.
+pub fn modules(answer: &Value, out: &Printer) -> Result<(), Failure> {
+    if out.json {
+        return out.tree(answer);
+    }
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{:<24} {:>8}  Used by", "Module", "Size")?;
+    for module in rows(answer, "modules") {
+        let used: Vec<&str> = rows(module, "used_by").filter_map(Value::as_str).collect();
+        let (name, used) = (plain(word(&module["name"])), plain(&used.join(",")));
+        writeln!(stdout, "{name:<24} {:>8}  {} {used}", number(&module["size"]), module["references"])?;
+    }
+    more(&mut stdout, answer)
+}
+
+/// `dmesg`.
+pub fn dmesg(answer: &Value, out: &Printer) -> Result<(), Failure> {
+    if out.json {
+        return out.tree(answer);
+    }
+    let mut stdout = io::stdout().lock();
+    for record in rows(answer, "records") {
+        let seconds = record["time_ns"].as_u64().unwrap_or(0) as f64 / 1e9;
+        writeln!(stdout, "[{seconds:>12.6}] {}", plain(word(&record["text"])))?;
+    }
+    more(&mut stdout, answer)
+}
+
+fn rows<'a>(answer: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    answer[name].as_array().into_iter().flatten()
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("")
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn more(stdout: &mut impl Write, answer: &Value) -> Result<(), Failure> {
     if let Some(why) = answer["incomplete"].as_str() {
         writeln!(stdout, "There may be more: {why}")?;
     }

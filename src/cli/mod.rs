@@ -11,6 +11,7 @@ mod introspection;
 mod reports;
 mod roles;
 mod sessions;
+mod symbols;
 mod up;
 
 pub use args::Arguments;
@@ -29,6 +30,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let state = State::new(std::path::absolute(state)?);
     let out = domains::Printer { json };
     let ask = |request: Request| Connection::open(&state)?.request(&request);
+    let observe = |name: String, question: Question| ask(Request::Observe { name, question });
     match command {
         Command::Create(create) => domains::create(&state, &file, &out, create),
         Command::List { name } => out.list(&ask(Request::List { name })?),
@@ -42,12 +44,16 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Destroy { name } => out.done(&ask(Request::Destroy { name })?),
         Command::Info { name: None } => out.tree(&ask(Request::Info)?),
         Command::Info { name: Some(name) } => out.tree(&ask(Request::DomainInfo { name })?),
-        Command::Dmesg { name } => out.lines(&ask(Request::Dmesg { name })?),
+        Command::Dmesg { name: Some(name), vmm: false } => {
+            introspection::dmesg(&observe(name, Question::Dmesg)?, &out)
+        }
+        Command::Dmesg { name, .. } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
         Command::Trace(wanted) => introspection::trace(Connection::open(&state)?, &out, wanted),
-        Command::Ps { name } => {
-            introspection::ps(&ask(Request::Observe { name, question: Question::Ps })?, &out)
-        }
+        Command::Ps { name } => introspection::ps(&observe(name, Question::Ps)?, &out),
+        Command::Lsof { name, pid } => introspection::lsof(&observe(name, Question::Lsof { pid })?, &out),
+        Command::Netstat { name } => introspection::netstat(&observe(name, Question::Netstat)?, &out),
+        Command::Modules { name } => introspection::modules(&observe(name, Question::Modules)?, &out),
         Command::Sessions(wanted) => sessions::list(&state, &out, &wanted),
         Command::Play(wanted) => sessions::play(&state, &wanted),
         Command::Net => out.tree(&ask(Request::Net)?),
@@ -56,6 +62,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),
         Command::Verify { case, key } => reports::verify(&state, &out, &case, key.as_deref()),
         Command::Evidence => reports::evidence(&state, &out),
+        Command::Symbols(wanted) => symbols::symbols(&out, &wanted),
         Command::Events(wanted) => reports::events(&state, &out, wanted),
         Command::Doctor => reports::doctor(&state, &out),
         Command::Up => up::up(&state, &file, &out),

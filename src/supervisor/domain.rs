@@ -63,6 +63,8 @@ pub struct Domain {
     pub uuid: [u8; 16],
     /// MAC addresses of its vifs.
     pub macs: Vec<String>,
+    /// The kernel that it was built from, also if its path leads elsewhere by now.
+    pub kernel: File,
     /// RAM; kept to be read from outside.
     pub ram: File,
     // Kept to be read from outside, and locked as long as the domain has them.
@@ -109,6 +111,7 @@ impl Domain {
         folder: PathBuf,
         uuid: [u8; 16],
         macs: Vec<String>,
+        kernel: File,
         ram: File,
         disks: Vec<Disk>,
         control: Control,
@@ -133,6 +136,7 @@ impl Domain {
             folder,
             uuid,
             macs,
+            kernel,
             ram,
             disks,
             control,

@@ -136,6 +136,10 @@ fn acquisition(
     let disks: Vec<_> =
         domain.disks().iter().map(|disk| disk_source(domain, disk)).collect::<Result<_, _>>()?;
     let mut notes: Vec<String> = reason.into_iter().collect();
+    let kernel = domain.kernel.try_clone();
+    // It costs the symbols, not the case.
+    let kernel =
+        kernel.map_err(|error| notes.push(format!("no symbols for Volatility: kernel: {error}"))).ok();
     let vcpus = registers.and_then(read_registers).unwrap_or_else(|| {
         notes.push("the registers of the vcpus are not known".to_owned());
         Vec::new()
@@ -151,7 +155,7 @@ fn acquisition(
         vcpus: 1,
     };
     let ranges = vec![RamRange { gpa: 0, file_offset: 0, bytes: memory_bytes }];
-    Ok(Acquisition { domain: info, memory, ranges, vcpus, disks, notes })
+    Ok(Acquisition { domain: info, memory, ranges, vcpus, disks, kernel, notes })
 }
 
 fn read_registers(answer: Value) -> Option<Vec<VcpuRegs>> {

@@ -112,6 +112,7 @@ impl Observer {
             requests_fd: descriptors.hand(theirs),
             tty_fd: descriptors.hand(folder(&self.state.tty())?),
             sessions_fd: descriptors.hand(folder(&self.state.sessions())?),
+            samples_fd: descriptors.hand(folder(&self.state.samples())?),
             // Without logsink it looks all the same.
             events_fd: UnixStream::connect(self.state.events_socket())
                 .ok()

@@ -169,6 +169,7 @@ impl Post {
             ranges: vec![RamRange { gpa: 0, file_offset: 0, bytes: MEMORY_BYTES }],
             vcpus: Vec::new(),
             disks: Vec::new(),
+            kernel: None,
             notes: reason.map(str::to_owned).into_iter().collect(),
         };
         let key = CaseKey::load_or_create(&self.keys).unwrap();

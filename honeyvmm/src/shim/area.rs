@@ -4,7 +4,7 @@ use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use super::layout::{Backend, Layout, window};
-use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError};
+use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError, Region};
 
 /// The shim asks for a hypercall.
 pub const CALL_HYPERCALL: u64 = 1;
@@ -42,6 +42,28 @@ pub struct TrapInfo {
     pub cs: u16,
     /// Handler; 0 ends a list.
     pub address: u64,
+}
+
+impl TrapInfo {
+    /// The handlers that a vcpu has registered, by vector; for who has the shim's memory alone. The guest can write them.
+    ///
+    /// # Errors
+    /// Memory without a window of this vcpu.
+    pub fn registered(shim: &Region, vcpu: u32) -> Result<Vec<TrapInfo>, MemoryError> {
+        // Windows lie where they lie whatever the domain's RAM.
+        let window = Layout { ram_bytes: 0, vcpus: 1 }.window_gpa(vcpu);
+        let first = window.offset(window::AREA + offset_of!(AreaLayout, traps) as u64);
+        let registered = |vector: u64| {
+            let head = shim.read_u64(first.offset(16 * vector))?.to_le_bytes();
+            Ok(TrapInfo {
+                vector: head[0],
+                flags: head[1],
+                cs: u16::from_le_bytes([head[2], head[3]]),
+                address: shim.read_u64(first.offset(16 * vector + 8))?,
+            })
+        };
+        (0..256).map(registered).collect()
+    }
 }
 
 #[repr(C)]

@@ -28,6 +28,17 @@ pub enum Request {
     },
     /// Every process.
     Ps,
+    /// Open files.
+    Lsof {
+        /// Of this process; of all if none is named.
+        pid: Option<u32>,
+    },
+    /// Sockets.
+    Netstat,
+    /// Loaded modules.
+    Modules,
+    /// The kernel's log.
+    Dmesg,
     /// The kernel's build id and banner.
     Symbols,
 }
@@ -85,6 +96,14 @@ impl Requests {
 /// Answers `{"ok": …}`.
 pub fn answer(socket: &OwnedFd, value: &Value) {
     write_line(socket, &json!({ "ok": value }));
+}
+
+/// Answers with what there is, or why there is nothing.
+pub fn give(socket: &OwnedFd, answer: Result<Value, impl std::error::Error>) {
+    match answer {
+        Ok(value) => self::answer(socket, &value),
+        Err(error) => refuse(socket, &error),
+    }
 }
 
 /// Answers with a sentence.

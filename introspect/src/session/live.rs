@@ -1,16 +1,19 @@
 //! A session that lives: its report as it grows, its recordings, and what its programs tell each other.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 
 use events::{Event, EventId};
 use jiff::Timestamp;
 
 use super::cast::Cast;
 use super::folders::Folders;
+use super::guest::Found;
 use super::line::Line;
 use super::peer::Peer;
 use super::privsep::{Said, Stream};
 use super::report::{self, Report};
+use super::samples::Kept;
 use crate::trace::pairing::Traced;
 use crate::trace::selection::FileKind;
 
@@ -35,6 +38,17 @@ pub struct Live {
     recorded: Vec<(Cast, Line)>,
     user: Option<String>,
     guess: Option<String>,
+    kept: Kept,
+}
+
+/// What the guest's memory tells of a program that was run.
+pub struct Started {
+    /// Its parent, or 0.
+    pub ppid: u32,
+    /// Its arguments; what the call named where it tells none.
+    pub argv: Option<Vec<String>>,
+    /// Where it was run.
+    pub folder: Option<String>,
 }
 
 /// What is recorded: a pseudo terminal, by its master's open file, or programs that have none.
@@ -81,6 +95,7 @@ impl Live {
             recorded: Vec::new(),
             user: None,
             guess: None,
+            kept: Kept::default(),
         }
     }
 
@@ -104,7 +119,7 @@ impl Live {
             "read" | "readv" | "recvmsg" | "recvfrom" => self.moved(call, at, exe, Way::In, folders),
             "write" | "writev" | "sendmsg" | "sendto" => self.moved(call, at, exe, Way::Out, folders),
             "ioctl" => {
-                self.resized(call, folders);
+                self.resized(call, at, folders);
                 Vec::new()
             }
             "setuid" | "setreuid" | "setresuid" => self.new_user(call, at, exe, name).into_iter().collect(),
@@ -114,14 +129,8 @@ impl Live {
     }
 
     /// A program was run.
-    pub fn executed(
-        &mut self,
-        call: &Traced,
-        at: Timestamp,
-        exe: String,
-        ppid: u32,
-        argv: Option<Vec<String>>,
-    ) -> Event {
+    pub fn executed(&mut self, call: &Traced, at: Timestamp, exe: String, started: Started) -> Event {
+        let Started { ppid, argv, folder } = started;
         let first = u8::from(call.call().is_some_and(|known| known.name == "execveat")) + 1;
         let strings = |argument: u8| -> Vec<String> {
             let of = call.enter.chunks.iter().filter(|chunk| chunk.argument == argument);
@@ -135,7 +144,7 @@ impl Live {
             uid,
             exe: exe.clone(),
             argv: argv.clone(),
-            cwd: None,
+            cwd: folder.clone(),
             began: at,
             ended: None,
             status: None,
@@ -143,7 +152,7 @@ impl Live {
         Report::push(&mut self.report.processes, &mut self.report.truncated, process);
         self.changed = true;
         let event = self.event(EventId::ProcessExec, at).with("pid", pid).with("ppid", ppid).with("uid", uid);
-        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1))
+        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1)).with("cwd", folder)
     }
 
     /// A process ended.
@@ -154,6 +163,42 @@ impl Live {
         own.for_each(|process| (process.ended, process.status) = (Some(at), status));
         self.changed = true;
         self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe).with("status", status)
+    }
+
+    /// Is this the program that took the connection? It is called by its short name until it runs another.
+    pub fn is_service(&self, exe: &str) -> bool {
+        exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service)
+    }
+
+    /// Keeps a file; answers its event if it is new.
+    ///
+    /// # Errors
+    /// The disk is full, or broken.
+    pub fn keep(
+        &mut self,
+        found: &Found,
+        how: &str,
+        pid: u32,
+        at: Timestamp,
+        folders: &Folders,
+    ) -> io::Result<Option<Event>> {
+        let Some(new) = self.kept.keep(found, folders)? else {
+            return Ok(None);
+        };
+        let sample = report::Sample {
+            time: at,
+            sha256: new.sha256.clone(),
+            bytes: found.bytes.len() as u64,
+            path: found.path.clone(),
+            how: how.to_owned(),
+            truncated: new.truncated,
+        };
+        Report::push(&mut self.report.samples, &mut self.report.truncated, sample);
+        self.changed = true;
+        let event =
+            self.event(EventId::SampleKept, at).with("sha256", new.sha256).with("bytes", found.bytes.len());
+        let event = event.with("path", found.path.clone()).with("how", how).with("pid", pid);
+        Ok(Some(event.with("truncated", new.truncated)))
     }
 
     /// The last process ended.
@@ -186,8 +231,7 @@ impl Live {
         if call.result.is_none_or(|result| result <= 0) {
             return Vec::new();
         }
-        // The service is called by its short name until it runs another program.
-        let is_service = exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service);
+        let is_service = self.is_service(exe);
         match (call.enter.kind.and_then(FileKind::at), way) {
             (Some(FileKind::PtyMaster), way) => {
                 let screen = Screen::Terminal(call.enter.file);
@@ -254,7 +298,10 @@ impl Live {
         let file = folders.make_cast(&name);
         let file =
             file.inspect_err(|error| tracing::error!(%error, name, "a recording cannot be made")).ok()?;
-        self.recorded.push((Cast::new(file, call.enter.time_ns, at.as_second()), Line::default()));
+        // The format's time stamp has whole seconds: the recording's time begins with the second.
+        let began_ns = (call.enter.time_ns + call.duration_ns)
+            .saturating_sub(at.subsec_nanosecond().unsigned_abs().into());
+        self.recorded.push((Cast::new(file, began_ns, at.as_second()), Line::default()));
         self.report.tty.push(report::Tty { name, bytes_shown: 0, bytes_typed: 0 });
         self.casts.insert(screen, self.recorded.len() - 1);
         Some(self.recorded.len() - 1)
@@ -266,7 +313,7 @@ impl Live {
         }
     }
 
-    fn resized(&mut self, call: &Traced, folders: &mut Folders) {
+    fn resized(&mut self, call: &Traced, at: Timestamp, folders: &mut Folders) {
         let [_, request, ..] = call.arguments();
         let master = call.enter.kind.and_then(FileKind::at) == Some(FileKind::PtyMaster);
         if !master || request & 0xffff_ffff != SET_WINDOW_SIZE || call.result != Some(0) {
@@ -281,7 +328,7 @@ impl Live {
             (u16::from_le_bytes([columns_low, columns_high]), u16::from_le_bytes([rows_low, rows_high]));
         let screen = Screen::Terminal(call.enter.file);
         // The size comes before the first byte: the recording begins with it.
-        if let Some(index) = self.cast(screen, call, self.report.opened, folders)
+        if let Some(index) = self.cast(screen, call, at, folders)
             && let Err(error) = self.recorded[index].0.resize(call.enter.time_ns, size)
         {
             tracing::error!(%error, session = self.report.id, "a recording cannot be written");

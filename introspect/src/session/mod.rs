@@ -5,11 +5,14 @@
 
 mod cast;
 mod folders;
+pub mod guest;
+mod guest_log;
 mod line;
 mod live;
 mod peer;
-mod privsep;
+pub mod privsep;
 pub mod report;
+pub mod samples;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,10 +20,15 @@ use std::io;
 use events::{Event, EventId};
 use jiff::Timestamp;
 
+use crate::trace::calls;
 use crate::trace::pairing::Traced;
+use crate::trace::record::Record;
+use crate::trace::selection::FileKind;
 pub use folders::Folders;
+use guest::{Found, Guest};
 use live::Live;
 use peer::Peer;
+use samples::{Dirty, Written};
 
 /// Connections that were accepted and have not led to a process, per program.
 const ACCEPTED_MAX: usize = 256;
@@ -32,14 +40,6 @@ const PROCESSES_MAX: usize = 32 * 1024;
 const SESSIONS_MAX: usize = 1024;
 /// `CLONE_THREAD`: the new task is no process.
 const CLONE_THREAD: u64 = 0x10000;
-
-/// Who can tell a task's parent, should it have begun to act before its parent's fork was seen to end.
-pub trait Parents {
-    /// The process that is the parent of the task at this address.
-    fn parent(&self, task: u64) -> Option<u32>;
-    /// The arguments of the program that the task at this address runs.
-    fn arguments(&self, task: u64) -> Option<Vec<String>>;
-}
 
 struct Accepted {
     fd: i64,
@@ -61,6 +61,8 @@ pub struct Sessions {
     live: HashMap<String, Live>,
     processes: HashMap<u32, Known>,
     accepted: HashMap<u32, Vec<Accepted>>,
+    written: Written,
+    dirty: HashMap<String, Dirty>,
     last: u16,
     events: Vec<Event>,
 }
@@ -75,6 +77,8 @@ impl Sessions {
             live: HashMap::new(),
             processes: HashMap::new(),
             accepted: HashMap::new(),
+            written: Written::default(),
+            dirty: HashMap::new(),
             last: 0,
             events: Vec::new(),
         }
@@ -91,16 +95,17 @@ impl Sessions {
     }
 
     /// Takes a call that was made at this time.
-    pub fn take(&mut self, call: &Traced, at: Timestamp, parents: &dyn Parents) {
+    pub fn take(&mut self, call: &Traced, at: Timestamp, guest: &dyn Guest) {
         let Some(name) = call.call().map(|known| known.name) else {
             return;
         };
         match name {
             "accept" | "accept4" => self.accept(call, at),
             "close" => self.close(call),
+            "write" | "writev" | "sendto" | "sendmsg" => self.logged(call, at),
             _ => {}
         }
-        let Some(id) = self.session_of(call, parents) else {
+        let Some(id) = self.session_of(call, guest) else {
             if matches!(name, "clone" | "clone3" | "fork" | "vfork") {
                 self.fork(call, at);
             }
@@ -108,28 +113,73 @@ impl Sessions {
         };
         match name {
             "clone" | "clone3" | "fork" | "vfork" => self.inherit(call, &id),
-            "execve" | "execveat" if call.result == Some(0) => self.executed(call, at, &id, parents),
+            "execve" | "execveat" if call.result == Some(0) => self.executed(call, at, &id, guest),
             _ => {}
         }
         let exe = self.processes.get(&call.enter.tgid).map(|known| known.exe.clone()).unwrap_or_default();
         let Some(live) = self.live.get_mut(&id) else {
             return;
         };
+        let wrote = matches!(name, "write" | "writev" | "pwrite64" | "pwritev") && call.enter.kind.is_none();
+        if wrote && call.enter.file != 0 && !live.is_service(&exe) {
+            self.dirty.entry(id.clone()).or_default().wrote(call.enter.file, call.enter.tgid, at, guest);
+        }
         self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
         if name == "exit_group" {
-            self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32));
+            self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32), guest);
+        }
+    }
+
+    /// A call begins, and the vcpu waits: what it will make vanish is looked at now.
+    pub fn before(&mut self, record: &Record, at: Timestamp, guest: &dyn Guest) {
+        let Some(id) = self.processes.get(&record.tgid).and_then(|known| known.session.clone()) else {
+            return;
+        };
+        let found: Vec<Found> = match calls::of(record.number, record.compat).map(|call| call.name) {
+            Some("close") if record.kind.is_none() => {
+                let found = guest.written(record.file);
+                if found.is_some()
+                    && let Some(dirty) = self.dirty.get_mut(&id)
+                {
+                    dirty.closed(record.file);
+                }
+                found.into_iter().collect()
+            }
+            Some("exit_group") => guest.all_written(record.task),
+            _ => return,
+        };
+        for found in found {
+            self.written.note(found.file);
+            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "written" };
+            self.keep(&id, &found, how, record.tgid, at);
+        }
+    }
+
+    fn keep(&mut self, id: &str, found: &Found, how: &str, pid: u32, at: Timestamp) {
+        let Some(live) = self.live.get_mut(id) else {
+            return;
+        };
+        // The service's own files are no intruder's: its logs, its record of logins.
+        if self.processes.get(&pid).is_some_and(|known| live.is_service(&known.exe)) {
+            return;
+        }
+        match live.keep(found, how, pid, at, &self.folders) {
+            Ok(event) => self.events.extend(event),
+            Err(error) => tracing::error!(%error, session = id, "a sample is not kept"),
         }
     }
 
     /// Processes that were killed make no call: those that are not among the living have ended.
-    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp) {
+    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp, guest: &dyn Guest) {
         let gone: Vec<u32> = self
             .live
             .values()
             .flat_map(|live| live.processes.iter().copied())
             .filter(|pid| !alive.contains(pid))
             .collect();
-        gone.into_iter().for_each(|pid| self.exited(pid, at, None));
+        gone.into_iter().for_each(|pid| self.exited(pid, at, None, guest));
+        let ids: Vec<String> = self.dirty.keys().cloned().collect();
+        ids.iter().for_each(|id| self.keep_quiet(id, at, false, guest));
         self.accepted.retain(|_, list| {
             list.retain(|accepted| at.as_second() - accepted.at.as_second() < ACCEPTED_S);
             !list.is_empty()
@@ -164,6 +214,19 @@ impl Sessions {
         }
     }
 
+    /// A line for the syslog daemon, whoever writes it.
+    fn logged(&mut self, call: &Traced, at: Timestamp) {
+        let kind = call.enter.kind.and_then(FileKind::at);
+        let Some(kind) = kind.filter(|kind| matches!(kind, FileKind::UnixDatagram | FileKind::Kmsg)) else {
+            return;
+        };
+        if let Some(event) = guest_log::event(kind, &call.bytes(1), at) {
+            let mut event = event.domain(self.domain.clone(), Some(self.domid));
+            event.session = self.processes.get(&call.enter.tgid).and_then(|known| known.session.clone());
+            self.events.push(event);
+        }
+    }
+
     fn close(&mut self, call: &Traced) {
         if let Some(list) = self.accepted.get_mut(&call.enter.tgid) {
             list.retain(|accepted| accepted.fd != call.arguments()[0] as i64);
@@ -179,7 +242,14 @@ impl Sessions {
         let Some(child) = child.filter(|pid| *pid > 0 && !is_thread(call)) else {
             return;
         };
-        let Some(accepted) = self.accepted.get_mut(&parent).and_then(Vec::pop) else {
+        let Some(list) = self.accepted.get_mut(&parent) else {
+            return;
+        };
+        let accepted = list.pop();
+        if list.is_empty() {
+            self.accepted.remove(&parent);
+        }
+        let Some(accepted) = accepted else {
             return;
         };
         if self.live.len() >= SESSIONS_MAX {
@@ -216,7 +286,7 @@ impl Sessions {
     }
 
     /// The session of the one who calls. A process that is not known yet is asked for its parent.
-    fn session_of(&mut self, call: &Traced, parents: &dyn Parents) -> Option<String> {
+    fn session_of(&mut self, call: &Traced, guest: &dyn Guest) -> Option<String> {
         let tgid = call.enter.tgid;
         if let Some(known) = self.processes.get(&tgid) {
             return known.session.clone();
@@ -224,7 +294,7 @@ impl Sessions {
         if self.live.is_empty() {
             return None;
         }
-        let parent = parents.parent(call.enter.task).filter(|parent| *parent != tgid);
+        let parent = guest.parent(call.enter.task).filter(|parent| *parent != tgid);
         let session = parent.and_then(|parent| self.processes.get(&parent)?.session.clone());
         match (&session, parent) {
             (Some(id), Some(parent)) => self.join(tgid, &id.clone(), parent),
@@ -237,20 +307,33 @@ impl Sessions {
         session
     }
 
-    fn executed(&mut self, call: &Traced, at: Timestamp, id: &str, parents: &dyn Parents) {
+    fn executed(&mut self, call: &Traced, at: Timestamp, id: &str, guest: &dyn Guest) {
         let argument = u8::from(call.call().is_some_and(|known| known.name == "execveat"));
         let exe = call.string(argument).unwrap_or_default();
         if let Some(known) = self.processes.get_mut(&call.enter.tgid) {
             known.exe.clone_from(&exe);
         }
-        let ppid = parents.parent(call.enter.task).unwrap_or(0);
-        let argv = parents.arguments(call.enter.task);
+        let ppid = guest.parent(call.enter.task).unwrap_or(0);
+        let argv = guest.arguments(call.enter.task);
+        let folder = guest.folder(call.enter.task);
         if let Some(live) = self.live.get_mut(id) {
-            self.events.push(live.executed(call, at, exe, ppid, argv));
+            self.events.push(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
+        }
+        if let Some(found) = guest.program(call.enter.task).filter(|found| self.written.is_foreign(found)) {
+            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "run" };
+            self.keep(id, &found, how, call.enter.tgid, at);
         }
     }
 
-    fn exited(&mut self, pid: u32, at: Timestamp, status: Option<i32>) {
+    fn keep_quiet(&mut self, id: &str, at: Timestamp, all: bool, guest: &dyn Guest) {
+        let quiet = self.dirty.get_mut(id).map(|dirty| dirty.quiet(at, all, guest)).unwrap_or_default();
+        for (pid, found) in quiet {
+            self.written.note(found.file);
+            self.keep(id, &found, "written", pid, at);
+        }
+    }
+
+    fn exited(&mut self, pid: u32, at: Timestamp, status: Option<i32>, guest: &dyn Guest) {
         let Some(known) = self.processes.remove(&pid) else {
             return;
         };
@@ -261,9 +344,12 @@ impl Sessions {
             return;
         };
         self.events.push(live.exited(pid, &known.exe, at, status));
-        if live.processes.is_empty()
-            && let Some(mut live) = self.live.remove(&id)
-        {
+        if !live.processes.is_empty() {
+            return;
+        }
+        self.keep_quiet(&id, at, true, guest);
+        self.dirty.remove(&id);
+        if let Some(mut live) = self.live.remove(&id) {
             self.events.push(live.closed(at));
             if let Err(error) = self.folders.write_report(&live.report) {
                 tracing::error!(%error, session = id, "a session is not written down");

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::names::NameIndex;
 use super::segments::Segments;
-pub use addresses::Layout;
+pub use addresses::{Base, Layout};
 
 /// The most symbols that are read. Debian's 6.12 has 154,686 of them.
 pub const SYMBOLS_MAX: usize = 1 << 20;
@@ -144,8 +144,18 @@ impl Kallsyms {
     }
 
     /// All symbols, by address.
-    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
+    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> + Clone {
         self.entries.iter().map(|entry| self.symbol(entry))
+    }
+
+    /// All symbols, by address, without those whose name a lower one bears already.
+    pub fn first_of_each_name(&self) -> impl Iterator<Item = Symbol<'_>> {
+        let first = |number: u32| {
+            let name = self.name_of(number)?;
+            let first = self.by_name.find(name, |number| self.name_of(number)).next();
+            (first == Some(number)).then(|| self.entries.get(number as usize)).flatten()
+        };
+        (0..self.entries.len() as u32).filter_map(first).map(|entry| self.symbol(entry))
     }
 
     /// The symbol of a name; the one of the lowest address where there are more.

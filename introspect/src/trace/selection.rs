@@ -47,8 +47,7 @@ const THROUGH_FILES: [&str; 14] = [
 /// Of these, those that are recorded only for terminals and sockets: reads of ordinary files are a program's own affair.
 const KNOWN_ONLY: [&str; 5] = ["read", "readv", "pread64", "preadv", "ioctl"];
 /// What may make a file vanish: its contents are read while the vcpu waits.
-const SYNC_ENTER: [&str; 8] =
-    ["unlink", "unlinkat", "rename", "renameat", "renameat2", "ftruncate", "truncate", "exit_group"];
+const SYNC_ENTER: [&str; 1] = ["exit_group"];
 const SYNC_LEAVE: [&str; 4] = ["execve", "execveat", "accept", "accept4"];
 
 /// Files that are told apart, in the order in which the shim is given them.

@@ -21,7 +21,7 @@ enum AtTear {
 
 /// The nodes of the list with this head, without the head. Read again while it is torn; the last time, the walk goes on along `next`
 /// through nodes that do not point back, so that one bent pointer hides nothing.
-pub(super) fn nodes(look: &Look<'_>, head: Gva) -> Listing<Gva> {
+pub(crate) fn nodes(look: &Look<'_>, head: Gva) -> Listing<Gva> {
     for _ in 1..ATTEMPTS_MAX {
         let listing = nodes_once(look, head, AtTear::Stop);
         if listing.incomplete.is_none() {

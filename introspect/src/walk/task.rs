@@ -24,13 +24,11 @@ layout! {
         pid: "pid",
         tgid: "tgid",
         real_parent: "real_parent",
-        group_leader: "group_leader",
         thread_node: "thread_node",
         start: "start_boottime|real_start_time",
         cred: "real_cred",
         comm: "comm",
         fs: "fs",
-        files: "files",
         signal: "signal",
     }
 }
@@ -226,6 +224,12 @@ impl TaskParts {
             cwd,
             tty,
         })
+    }
+
+    /// The `struct file` of the program that this task runs.
+    pub(super) fn exe_file(&self, look: &Look<'_>, task: &Snapshot) -> Option<Gva> {
+        let mm = task.target(self.task.mm)?;
+        self.mm.read(look, mm).ok()?.target(self.mm.exe_file)
     }
 
     fn is_kernel_thread(&self, task: &Snapshot) -> bool {

@@ -87,6 +87,12 @@ impl Tasks {
         self.parts.task(look, &task, process)
     }
 
+    /// The `struct file` of the program that a task runs; a kernel thread has none.
+    #[must_use]
+    pub fn exe_file(&self, look: &Look<'_>, task: Gva) -> Option<Gva> {
+        self.parts.exe_file(look, &self.parts.task.read(look, task).ok()?)
+    }
+
     /// The `task_struct` that a vcpu runs; only for one that has been brought up.
     ///
     /// # Errors

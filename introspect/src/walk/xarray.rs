@@ -26,14 +26,14 @@ layout! {
 
 /// Where the parts of an xarray are.
 #[derive(Debug, Clone)]
-pub(super) struct Xarray {
+pub(crate) struct Xarray {
     node: NodeLayout,
     array: ArrayLayout,
 }
 
 /// Something that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The first index that it is stored at.
     pub index: u64,
     /// How many indexes it covers: more than one for a page of a higher order.
@@ -65,12 +65,12 @@ fn slot(word: u64) -> Slot {
 }
 
 impl Xarray {
-    pub(super) fn of(symbols: &Symbols) -> Result<Self, Unknown> {
+    pub(crate) fn of(symbols: &Symbols) -> Result<Self, Unknown> {
         Ok(Self { node: NodeLayout::of(symbols)?, array: ArrayLayout::of(symbols)? })
     }
 
     /// What is stored in the xarray at this address, by index, at most `entries_max` of it.
-    pub(super) fn entries(&self, look: &Look<'_>, array: Gva, entries_max: usize) -> Listing<Entry> {
+    pub(crate) fn entries(&self, look: &Look<'_>, array: Gva, entries_max: usize) -> Listing<Entry> {
         let mut found = Listing::new();
         let head = match look.u64(self.array.head.of(array)) {
             Ok(head) => head,
@@ -130,11 +130,11 @@ impl Xarray {
 }
 
 /// Where the xarray of an idr is, inside it.
-pub(super) fn of_idr(symbols: &Symbols) -> Result<Field, Unknown> {
+pub(crate) fn of_idr(symbols: &Symbols) -> Result<Field, Unknown> {
     Field::find(symbols, "idr", "idr_rt", "idr.idr_rt")
 }
 
 /// The pointer at an index, for an entry that is no value.
-pub(super) fn pointer(entry: Entry) -> Option<Gva> {
+pub(crate) fn pointer(entry: Entry) -> Option<Gva> {
     (entry.value & 1 == 0).then_some(Gva(entry.value & !3))
 }

@@ -11,13 +11,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use decoys::initramfs;
-use decoys::kernel;
+use decoys::kernel::{self, Kernel};
 use decoys::progress::Silent;
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::machine::{Machine, Parts};
 use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
+use honeyvmm::shim::{Layout, SHIM_GPA};
 use introspect::symbols::Symbols;
 use introspect::view::View;
+use introspect::walk::log::{self, Log};
+use introspect::walk::tasks::Tasks;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 /// How long a guest may take to answer; the machines are shared.
@@ -30,6 +33,12 @@ pub struct Guest {
     pub symbols: Symbols,
     /// The guest's memory.
     pub view: View,
+    /// The same memory for a test that plays the rootkit.
+    pub ram: Region,
+    /// The shim's memory.
+    pub shim: Region,
+    /// The kernel file.
+    pub vmlinux: Vec<u8>,
     console: UnixStream,
     output: Receiver<Vec<u8>>,
     seen: String,
@@ -42,8 +51,14 @@ pub fn guest() -> MutexGuard<'static, Guest> {
     GUEST.get_or_init(|| Mutex::new(Guest::start())).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn cache() -> PathBuf {
+/// What tests download and build once.
+pub fn cache() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache/honeynet")
+}
+
+/// The kernel that all guests run.
+pub fn debian_kernel() -> Kernel {
+    kernel::fetch(&cache(), &Silent).unwrap()
 }
 
 /// A memfd, and the same opened again for reading only.
@@ -57,20 +72,31 @@ fn memfd(bytes: u64) -> (OwnedFd, OwnedFd) {
 
 impl Guest {
     fn start() -> Self {
-        let kernel = kernel::fetch(&cache(), &Silent).unwrap();
+        Self::start_with(&[])
+    }
+
+    /// A guest of its own, with one more archive unpacked into its root.
+    pub fn start_with(more: &[u8]) -> Self {
+        let kernel = debian_kernel();
         let vmlinux = std::fs::read(&kernel.vmlinux).unwrap();
         let image = KernelImage::parse(&vmlinux).unwrap();
         let symbols = Symbols::of_kernel(&image).unwrap();
-        let archive =
+        let mut archive =
             initramfs::with_shell("/bin/busybox".as_ref(), &kernel.modules_dir, &initramfs::MODULES).unwrap();
+        archive.extend_from_slice(more);
         let (memfd, read_only) = memfd(RAM_BYTES);
         let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
         let (theirs, console) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
+        let ram = Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap();
+        let shim_bytes = Layout { ram_bytes: RAM_BYTES, vcpus: 1 }.shim_bytes();
+        let shim = Region::from_memfd(self::memfd(shim_bytes).0, SHIM_GPA, shim_bytes).unwrap();
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
-            ram: Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap(),
+            ram: ram.clone(),
+            shim: shim.clone(),
+            trace_bell: None,
             domid: 1,
             name: "guest",
             uuid: [7; 16],
@@ -84,7 +110,9 @@ impl Guest {
         thread::spawn(move || machine.wait());
         let view = View::new(ReadOnlyRam::from_memfd(read_only).unwrap(), &symbols).unwrap();
         let output = read_console(console.try_clone().unwrap());
-        let mut guest = Self { symbols, view, console, output, seen: String::new(), commands: 0 };
+        drop(image);
+        let mut guest =
+            Self { symbols, view, ram, shim, vmlinux, console, output, seen: String::new(), commands: 0 };
         guest.wait_for("shell\r\n");
         // busybox's line editor takes the end of a background job for the end of its input; one that runs a script does not edit.
         guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n").unwrap();
@@ -107,6 +135,25 @@ impl Guest {
         text[begun + begin.len()..text.len() - end.len()].replace('\r', "").trim().to_owned()
     }
 
+    /// Types a program in, in octal numbers: there is no other way into this guest.
+    pub fn put_program(&mut self, path: &str, program: &[u8]) {
+        // A terminal's line has 4096 bytes.
+        for part in program.chunks(800) {
+            let octal: String = part.iter().map(|byte| format!("\\{byte:03o}")).collect();
+            self.run(&format!("printf '{octal}' >> {path}"));
+        }
+        self.run(&format!("chmod +x {path}"));
+    }
+
+    /// What a guest that does not answer is at.
+    fn state(&self) -> String {
+        let look = self.view.look(log::STEPS_MAX);
+        let tasks = Tasks::of(&self.symbols).unwrap();
+        let current = tasks.current(&look, 0).and_then(|at| tasks.task(&look, at));
+        let log = Log::of(&self.symbols).unwrap().list(&look).items;
+        format!("it runs {current:?} and has logged {:#?}", &log[log.len().saturating_sub(20)..])
+    }
+
     #[track_caller]
     fn wait_for(&mut self, wanted: &str) -> String {
         let begun = Instant::now();
@@ -117,7 +164,9 @@ impl Guest {
             }
             match self.output.recv_timeout(ANSWER_TIMEOUT.saturating_sub(begun.elapsed())) {
                 Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(RecvTimeoutError::Timeout) => panic!("no {wanted:?} on the console: {}", self.seen),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no {wanted:?} on the console: {}; {}", self.seen, self.state())
+                }
                 Err(RecvTimeoutError::Disconnected) => panic!("console ended: {}", self.seen),
             }
         }

@@ -5,5 +5,12 @@
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
+mod files;
 mod guest;
+mod integrity;
+mod kernel;
+mod opened;
+mod rootkit;
+mod rootkit_module;
+mod sockets;
 mod tasks;

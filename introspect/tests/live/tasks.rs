@@ -24,7 +24,7 @@ fn list(view: &View, tasks: &Tasks, threads: Threads) -> BTreeMap<u32, Task> {
 
 /// The task, as soon as it is as a test wants it: a shell's child takes a while to become its program.
 #[track_caller]
-fn wait_for(view: &View, tasks: &Tasks, pid: u32, wanted: impl Fn(&Task) -> bool) -> Task {
+pub fn wait_for(view: &View, tasks: &Tasks, pid: u32, wanted: impl Fn(&Task) -> bool) -> Task {
     let begun = Instant::now();
     loop {
         let found = list(view, tasks, Threads::First).remove(&pid);
@@ -100,7 +100,8 @@ fn states_are_those_of_proc() {
     let seen = list(&guest.view, &tasks, Threads::First);
     let mut compared = 0;
     for line in said.lines() {
-        let (pid, rest) = line.split_once(" (").unwrap();
+        // One that ended before it was read leaves only a complaint.
+        let Some((pid, rest)) = line.split_once(" (") else { continue };
         let (_, rest) = rest.rsplit_once(") ").unwrap();
         // `cat` itself has ended, and what runs changes.
         let Some(task) = seen.get(&pid.parse().unwrap()) else { continue };
@@ -153,7 +154,10 @@ fn two_hundred_tasks_are_listed_in_little_time() {
     }
     guest.run(&format!("kill {sleepers}"));
     times.sort();
-    println!("ps of {count} tasks: {:?} to {:?}, {steps} steps", times[0], times[times.len() - 1]);
+    let (best, median, worst) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "ps of {count} tasks: {best:?} at best, {median:?} as a rule, {worst:?} at worst, {steps} steps"
+    );
     assert!(count > 200);
-    assert!(cfg!(debug_assertions) || times[times.len() / 2] < PS_TIME_MAX, "{times:?}");
+    assert!(cfg!(debug_assertions) || median < PS_TIME_MAX, "{times:?}");
 }

@@ -7,6 +7,10 @@ use super::{Btf, Kind, Type, TypeId};
 const CHAIN_MAX: usize = 32;
 /// The deepest nesting of anonymous structs and unions that is searched. Linux has up to four.
 const NESTING_MAX: usize = 16;
+/// The most members, all anonymous ones together, that are looked at for one name. `task_struct` has 260.
+const MEMBERS_MAX: usize = 1 << 16;
+/// The largest storage unit of a bitfield, in bytes: `__int128`.
+const UNIT_BYTES_MAX: u64 = 16;
 /// The most parts of a dotted path.
 const PATH_PARTS_MAX: usize = 16;
 /// Bytes of a pointer.
@@ -102,24 +106,26 @@ impl Btf {
             if part == PATH_PARTS_MAX {
                 return None;
             }
-            let inner = self.named_member(found.map_or(outer, |found| found.target), name, NESTING_MAX)?;
+            if name.is_empty() {
+                return None;
+            }
+            let outer = found.map_or(outer, |found| found.target);
+            let inner = self.named_member(outer, name, NESTING_MAX, &mut { MEMBERS_MAX })?;
             let offset = found.map_or(0, |found| found.offset).checked_add(inner.offset)?;
             found = Some(Found { offset, ..inner });
         }
         found
     }
 
-    fn named_member(&self, outer: TypeId, name: &str, nesting: usize) -> Option<Found> {
+    fn named_member(&self, outer: TypeId, name: &str, nesting: usize, budget: &mut usize) -> Option<Found> {
         let (_, Type::Composite { members, .. }) = self.resolve(outer)? else { return None };
-        if name.is_empty() {
-            return None;
-        }
+        *budget = budget.checked_sub(members.len())?;
         if let Some(member) = members.iter().find(|member| member.name == name) {
             return self.place(&member);
         }
         let nesting = nesting.checked_sub(1)?;
         members.iter().filter(|member| member.name.is_empty()).find_map(|member| {
-            let inner = self.named_member(member.target, name, nesting)?;
+            let inner = self.named_member(member.target, name, nesting, budget)?;
             Some(Found { offset: inner.offset.checked_add(u64::from(member.bit_offset / 8))?, ..inner })
         })
     }
@@ -133,7 +139,10 @@ impl Btf {
             return Some(Found { offset: start / 8, bytes, bits: None, target: member.target });
         };
         // The unit is the aligned one of the declared type, as compilers access it; packed structs may cross it, and start at a byte.
-        let aligned = start / 8 / bytes.max(1) * bytes;
+        if !(1..=UNIT_BYTES_MAX).contains(&bytes) {
+            return None;
+        }
+        let aligned = start / 8 / bytes * bytes;
         let crosses = start + u64::from(count) > (aligned + bytes) * 8;
         let offset = if crosses { start / 8 } else { aligned };
         let bits = Bits { shift: (start - offset * 8) as u32, count: u32::from(count) };

@@ -1,0 +1,141 @@
+//! Tables through which a program enters the kernel: those of system calls, against the image, and the handlers of traps.
+
+use std::ops::Range;
+
+use honeyvmm::memory::Gva;
+use honeyvmm::shim::TrapInfo;
+
+use super::finding::{Certainty, Finding, Findings, What};
+use super::hooks::place;
+use crate::symbols::Symbols;
+use crate::symbols::segments::Segments;
+use crate::view::{Look, ViewError};
+use crate::walk::modules::Module;
+
+/// System call tables, of 64 bits, of 32 and of x32.
+const CALL_TABLES: [&str; 3] = ["sys_call_table", "ia32_sys_call_table", "x32_sys_call_table"];
+/// Linux has about 470 calls.
+const CALLS_MAX: u64 = 4096;
+
+/// The system call tables, as the image has them.
+#[derive(Debug)]
+pub struct CallTables(Vec<CallTable>);
+
+#[derive(Debug)]
+struct CallTable {
+    name: &'static str,
+    at: Gva,
+    entries: Vec<u64>,
+}
+
+impl CallTables {
+    /// Of this kernel. A table that it does not have is not compared.
+    #[must_use]
+    pub fn of(symbols: &Symbols, segments: &Segments<'_>) -> Self {
+        Self(CALL_TABLES.iter().filter_map(|name| CallTable::of(symbols, segments, name)).collect())
+    }
+
+    /// Where they lie.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        self.0.iter().map(|table| table.at.0..table.at.0 + 8 * table.entries.len() as u64).collect()
+    }
+
+    /// Tells which calls lead elsewhere; `modules` are those of the kernel's list, to name where.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn check(
+        &self,
+        look: &Look<'_>,
+        symbols: &Symbols,
+        modules: &[Module],
+        findings: &mut Findings,
+    ) -> Result<(), ViewError> {
+        for table in &self.0 {
+            let found = look.bytes(table.at, 8 * table.entries.len() as u64)?;
+            let entries = table.entries.iter().zip(words(&found)).zip(0_u64..);
+            for ((expected, found), number) in entries.filter(|((expected, found), _)| *expected != found) {
+                let finding = Finding::Changed {
+                    what: What::SystemCall,
+                    symbol: format!("{}[{number}]", table.name),
+                    address: Gva(table.at.0 + 8 * number),
+                    before: named(symbols, modules, *expected),
+                    after: named(symbols, modules, found),
+                };
+                findings.push(Certainty::Sure, finding);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CallTable {
+    /// Entries up to the next symbol.
+    fn of(symbols: &Symbols, segments: &Segments<'_>, name: &'static str) -> Option<Self> {
+        let at = symbols.address(name)?;
+        let end = symbols.kallsyms().next_address(at)?;
+        let end = Gva(end.0.min(at.0 + 8 * CALLS_MAX));
+        let mut entries: Vec<u64> = words(segments.between(at, end)?).collect();
+        // Behind the last call there is room up to the next symbol.
+        while entries.last() == Some(&0) {
+            entries.pop();
+        }
+        Some(Self { name, at, entries })
+    }
+}
+
+/// The handlers of traps that each vcpu has registered.
+#[derive(Debug, Default)]
+pub struct Traps(Vec<Vec<TrapInfo>>);
+
+impl Traps {
+    /// As they are in a guest that has booted.
+    #[must_use]
+    pub fn take(now: &[Vec<TrapInfo>]) -> Self {
+        Self(now.to_vec())
+    }
+
+    /// Tells which have changed, and which lead out of the kernel's text. A vcpu that came later has those of the first.
+    pub fn check(
+        &self,
+        now: &[Vec<TrapInfo>],
+        symbols: &Symbols,
+        modules: &[Module],
+        findings: &mut Findings,
+    ) {
+        let is_registered = |traps: &&Vec<TrapInfo>| traps.iter().any(|trap| trap.address != 0);
+        for (vcpu, traps) in now.iter().enumerate().filter(|(_, traps)| is_registered(traps)) {
+            let Some(reference) = self.0.get(vcpu).filter(is_registered).or(self.0.first()) else { continue };
+            for (vector, (before, after)) in reference.iter().zip(traps).enumerate() {
+                let leads_out = after.address != 0 && symbols.nearest(Gva(after.address)).is_none();
+                if before == after && !leads_out {
+                    continue;
+                }
+                let named = |trap: &TrapInfo| match trap.address {
+                    0 => "none".to_owned(),
+                    address => format!("{} flags {}", named(symbols, modules, address), trap.flags),
+                };
+                let finding = Finding::Changed {
+                    what: What::Trap,
+                    symbol: format!("vector {vector} of vcpu {vcpu}"),
+                    address: Gva(after.address),
+                    before: named(before),
+                    after: named(after),
+                };
+                // A list of handlers is written one by one.
+                findings.push(Certainty::SeenTwice, finding);
+            }
+        }
+    }
+}
+
+/// The function of the kernel or the module that an address lies in, or the address.
+pub(super) fn named(symbols: &Symbols, modules: &[Module], address: u64) -> String {
+    let owner = place(symbols, modules, Gva(address)).owner;
+    owner.map_or_else(|| format!("{address:#x}"), |owner| format!("{owner} ({address:#x})"))
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(std::array::from_fn(|byte| word[byte])))
+}
