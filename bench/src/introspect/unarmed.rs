@@ -45,7 +45,10 @@ pub fn measure(samples: &mut Samples) -> anyhow::Result<()> {
 
 fn getppid_us(honeynet: &Honeynet, init: &StaticInit, round: usize) -> anyhow::Result<f64> {
     let domain = honeynet.create(&format!("unarmed{round}"), &init.domain("getppid"))?;
-    domain.lines.wait_for(FIRST_LINE, GUEST_LIMIT)?;
+    domain.lines.wait_for(FIRST_LINE, GUEST_LIMIT).with_context(|| {
+        let told = ["list", "dmesg"].map(|word| honeynet.run(&[word], GUEST_LIMIT).unwrap_or_default());
+        format!("no guest in {}: {}", domain.name(), told.join("\n"))
+    })?;
     let deadline = Instant::now() + GUEST_LIMIT;
     let mut figures = Vec::new();
     loop {
