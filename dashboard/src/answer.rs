@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::intruder::ObjectError;
 use crate::question::QuestionError;
 use crate::supervisor::AskError;
 
@@ -39,6 +40,9 @@ pub enum Refusal {
     /// The supervisor did not do it.
     #[error(transparent)]
     Supervisor(#[from] AskError),
+    /// A session that cannot be told.
+    #[error(transparent)]
+    Session(#[from] ObjectError),
     /// It takes too long.
     #[error("the answer takes too long: narrow the question, or try again")]
     Slow,
@@ -51,6 +55,8 @@ impl Refusal {
             Refusal::OtherHost => StatusCode::MISDIRECTED_REQUEST,
             Refusal::OtherOrigin => StatusCode::FORBIDDEN,
             Refusal::Missing(_) => StatusCode::NOT_FOUND,
+            Refusal::Session(ObjectError::Missing) => StatusCode::NOT_FOUND,
+            Refusal::Session(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Question(_) | Refusal::Value(_) => StatusCode::BAD_REQUEST,
             Refusal::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Away(_) | Refusal::Slow => StatusCode::SERVICE_UNAVAILABLE,

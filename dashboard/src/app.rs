@@ -18,6 +18,7 @@ use crate::auth::{self, Who};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::guard::{self, Scheme};
+use crate::intruder::Catalogue;
 use crate::jobs::Jobs;
 use crate::pages::{self, Page};
 use crate::sampler::Sampler;
@@ -25,7 +26,7 @@ use crate::session::Sessions;
 use crate::store::Reader;
 use crate::supervisor::Supervisor;
 use crate::throttle::Throttle;
-use crate::{actions, assets, cases, live, login, overview};
+use crate::{actions, assets, cases, intruder, live, login, overview};
 
 /// Longest body; the longest that we take is a reason.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -45,6 +46,12 @@ pub struct App {
     pub case_key: Option<String>,
     /// The folder of cases.
     pub evidence: PathBuf,
+    /// Sessions of intruders.
+    pub intruders: Arc<Catalogue>,
+    /// The folder of casts.
+    pub tty: PathBuf,
+    /// The folder of samples.
+    pub samples: PathBuf,
     /// The store.
     pub reader: Arc<Reader>,
     /// New events.
@@ -61,6 +68,8 @@ pub struct App {
     pub listeners: Arc<Semaphore>,
     /// One permit a download.
     pub downloads: Arc<Semaphore>,
+    /// One permit a cast.
+    pub casts: Arc<Semaphore>,
     /// One permit a password that is hashed.
     pub hashing: Arc<Semaphore>,
     // Both locked for a look at the table.
@@ -79,6 +88,9 @@ impl App {
             token_hash: config.token_hash.as_ref().and_then(|hash| blake3::Hash::from_hex(hash.trim()).ok()),
             case_key: config.case_key.clone(),
             evidence: config.evidence.clone(),
+            intruders: Arc::new(Catalogue::new(config.sessions.clone())),
+            tty: config.tty.clone(),
+            samples: config.samples.clone(),
             reader: Arc::new(Reader::new(config.store.clone())),
             feed: Arc::new(Feed::new()),
             supervisor: Arc::new(Supervisor::new(config.supervisor.clone())),
@@ -87,6 +99,7 @@ impl App {
             emitter,
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
             downloads: Arc::new(Semaphore::new(cases::DOWNLOADS_MAX)),
+            casts: Arc::new(Semaphore::new(intruder::CASTS_MAX)),
             hashing: Arc::new(Semaphore::new(login::HASHING_MAX)),
             sessions: Mutex::default(),
             throttle: Mutex::new(Throttle::new(Instant::now())),
@@ -138,7 +151,12 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/cases", get(cases::list))
         .route("/api/cases/{id}", get(cases::one))
         .route("/api/cases/{id}/verify", post(cases::verify))
-        .route("/api/cases/{id}/tar", get(cases::download))
+        .route("/api/cases/{id}/tar", get(cases::tar))
+        .route("/sessions/{id}", get(intruder::page))
+        .route("/api/sessions", get(intruder::list))
+        .route("/api/sessions/{id}", get(intruder::one))
+        .route("/api/sessions/{id}/tty/{number}", get(intruder::tty))
+        .route("/api/samples/{sha256}", get(intruder::sample))
         .route("/api/logout", post(login::logout))
         .fallback(async || Refusal::Missing("page"))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require));

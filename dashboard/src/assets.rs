@@ -17,9 +17,10 @@ const PUBLIC: [(&str, &str, &str); 2] = [
     ("icon.svg", ICON, include_str!("../web/icon.svg")),
 ];
 
-const SCRIPTS: [(&str, &str); 14] = [
+const SCRIPTS: [(&str, &str); 21] = [
     ("alerts.js", include_str!("../web/alerts.js")),
     ("api.js", include_str!("../web/api.js")),
+    ("cast.js", include_str!("../web/cast.js")),
     ("details.js", include_str!("../web/details.js")),
     ("dom.js", include_str!("../web/dom.js")),
     ("events.js", include_str!("../web/events.js")),
@@ -27,11 +28,23 @@ const SCRIPTS: [(&str, &str); 14] = [
     ("files.js", include_str!("../web/files.js")),
     ("format.js", include_str!("../web/format.js")),
     ("jobs.js", include_str!("../web/jobs.js")),
+    ("links.js", include_str!("../web/links.js")),
     ("listing.js", include_str!("../web/listing.js")),
     ("logins.js", include_str!("../web/logins.js")),
     ("logs.js", include_str!("../web/logs.js")),
     ("overview.js", include_str!("../web/overview.js")),
+    ("player.js", include_str!("../web/player.js")),
+    ("processes.js", include_str!("../web/processes.js")),
+    ("session.js", include_str!("../web/session.js")),
+    ("sessions.js", include_str!("../web/sessions.js")),
     ("stream.js", include_str!("../web/stream.js")),
+    ("timeline.js", include_str!("../web/timeline.js")),
+];
+
+/// Not ours: `web/vendor/README.md` says whose.
+const VENDOR: [(&str, &str, &str); 2] = [
+    ("asciinema-player.css", STYLE, include_str!("../web/vendor/asciinema-player.css")),
+    ("asciinema-player.min.js", SCRIPT, include_str!("../web/vendor/asciinema-player.min.js")),
 ];
 
 /// `GET /assets/style.css` and `/assets/icon.svg`
@@ -45,8 +58,9 @@ pub fn public(name: &'static str, headers: &HeaderMap) -> Response {
 /// `GET /assets/{name}`
 pub async fn script(path: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
     let name = path.map(|Path(name)| name).unwrap_or_default();
-    match SCRIPTS.iter().find(|(known, _)| *known == name) {
-        Some((_, content)) => cached(SCRIPT, content, &headers),
+    let ours = SCRIPTS.iter().map(|(known, content)| (*known, SCRIPT, *content));
+    match ours.chain(VENDOR).find(|(known, ..)| *known == name) {
+        Some((_, kind, content)) => cached(kind, content, &headers),
         None => Refusal::Missing("file").into_response(),
     }
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use crate::answer::Refusal;
 use crate::app::App;
 use crate::guard::{self, Scheme};
-use crate::pages::Page;
+use crate::pages;
 use crate::session::{self, SessionKey};
 
 /// Longest `Authorization` header that is looked at, in bytes.
@@ -29,10 +29,10 @@ pub enum Who {
 /// Lets in who is logged in; pages lead everybody else to the login, the API says 401.
 pub async fn require(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(who) = who(&app, request.headers(), Instant::now()) else {
-        let page = (request.method() == Method::GET).then(|| Page::at(request.uri().path())).flatten();
-        return match page {
-            Some(page) => Redirect::to(&format!("/login?next={}", page.path())).into_response(),
-            None => Refusal::NotLoggedIn.into_response(),
+        let path = request.uri().path();
+        return match request.method() == Method::GET && pages::is_page(path) {
+            true => Redirect::to(&format!("/login?next={path}")).into_response(),
+            false => Refusal::NotLoggedIn.into_response(),
         };
     };
     // A cookie goes along with every request to us; that a page of ours made this one, only our own header says.

@@ -1,33 +1,24 @@
 //! Cases: the list, one case, its verification, and its download. Read only; what is read is checked by `forensics`.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use forensics::{case, custody};
 use serde_json::{Value, json};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::answer::Refusal;
 use crate::app::App;
+use crate::download;
 use crate::jobs::{Kind, Progress};
 
 /// Downloads at one time; each holds a thread.
 pub const DOWNLOADS_MAX: usize = 4;
-/// Bytes of a piece of a download, and pieces between the disk and the connection: what one download holds in memory.
-const PIECE_BYTES: usize = 256 * 1024;
-const PIECES: usize = 4;
-/// How long a browser may take no piece before its download ends.
-const STALLED: Duration = Duration::from_secs(60);
 /// Cases of the list.
 const LISTED_MAX: usize = 1000;
 /// Lines of the custody log that are shown.
@@ -94,67 +85,20 @@ pub async fn verify(State(app): State<Arc<App>>, path: Id) -> Result<(StatusCode
 }
 
 /// `GET /api/cases/{id}/tar`: the case as one file.
-pub async fn download(State(app): State<Arc<App>>, path: Id) -> Result<Response, Refusal> {
+pub async fn tar(State(app): State<Arc<App>>, path: Id) -> Result<Response, Refusal> {
     let folder = folder(&app.evidence, path)?;
     let manifest = case::read_manifest(&folder).map_err(|_| Refusal::Missing("case"))?;
     let permit = Arc::clone(&app.downloads).try_acquire_owned();
     let permit = permit.map_err(|_| Refusal::Busy("four downloads are under way already: wait for one"))?;
-    let (sender, receiver) = mpsc::channel(PIECES);
-    let mut pieces = Pieces { sender, runtime: Handle::current(), piece: Vec::with_capacity(PIECE_BYTES) };
-    tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        if let Err(error) = forensics::archive::write(&folder, &mut pieces) {
-            tracing::warn!("download broken off: {}", events::sentence(&error));
-            // The browser must see that the file is not whole.
-            let _ = pieces.give(Err(io::Error::other("broken off")));
-        }
-    });
+    let body = download::body(permit, move |pieces| forensics::archive::write(&folder, pieces));
     // Ids are plain names, but the manifest says its own.
     let name: String =
         manifest.case.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
     Response::builder()
         .header(header::CONTENT_TYPE, "application/x-tar")
         .header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.tar\""))
-        .body(Body::from_stream(ReceiverStream::new(receiver)))
+        .body(body)
         .map_err(|_| Refusal::Missing("case"))
-}
-
-/// Writes into the connection, piece by piece, at its speed.
-struct Pieces {
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    runtime: Handle,
-    piece: Vec<u8>,
-}
-
-impl Pieces {
-    fn give(&self, piece: io::Result<Bytes>) -> io::Result<()> {
-        let sent = self.runtime.block_on(tokio::time::timeout(STALLED, self.sender.send(piece)));
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = PIECE_BYTES - self.piece.len();
-        let taken = bytes.len().min(room);
-        self.piece.extend_from_slice(&bytes[..taken]);
-        if self.piece.len() == PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        self.give(Ok(piece.into()))
-    }
 }
 
 /// The folder of a case; an id that would lead elsewhere is as one that is not there.

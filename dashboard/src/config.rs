@@ -19,6 +19,12 @@ pub struct Config {
     pub store: PathBuf,
     /// The folder of cases; read only.
     pub evidence: PathBuf,
+    /// The folder of sessions' objects; read only, as the two below.
+    pub sessions: PathBuf,
+    /// The folder of casts.
+    pub tty: PathBuf,
+    /// The folder of samples.
+    pub samples: PathBuf,
     /// The password's argon2 hash, in PHC string format.
     pub password_hash: String,
     /// blake3 of the API token, hexadecimal. Without it there is no token.

@@ -20,9 +20,16 @@ pub const OWN_HEADER: &str = "x-honeynet";
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
+/// The same, and WebAssembly may be compiled: the player's terminal is one. No script may be made from a string by this.
+pub const CONTENT_SECURITY_POLICY_WASM: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; \
+     style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// What an answer carries whose page plays casts.
+#[derive(Debug, Clone, Copy)]
+pub struct NeedsWasm;
+
 // With "no-referrer" browsers send a form of our own page with the origin "null" (Fetch Standard, "append a request Origin header").
-const HEADERS: [(&str, &str); 9] = [
-    ("content-security-policy", CONTENT_SECURITY_POLICY),
+const HEADERS: [(&str, &str); 8] = [
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
     ("referrer-policy", "same-origin"),
@@ -65,7 +72,12 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
         _ => Refusal::OtherHost.into_response(),
     };
+    let policy = match response.extensions().get::<NeedsWasm>() {
+        Some(NeedsWasm) => CONTENT_SECURITY_POLICY_WASM,
+        None => CONTENT_SECURITY_POLICY,
+    };
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     for (name, value) in HEADERS {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
@@ -203,5 +215,6 @@ mod tests {
         let words = ["unsafe", "http", "data:", "*"];
         assert!(words.iter().all(|word| !CONTENT_SECURITY_POLICY.contains(word)));
         assert!(CONTENT_SECURITY_POLICY.starts_with("default-src 'none'; script-src 'self';"));
+        assert_eq!(CONTENT_SECURITY_POLICY_WASM.replace(" 'wasm-unsafe-eval'", ""), CONTENT_SECURITY_POLICY);
     }
 }

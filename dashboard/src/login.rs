@@ -47,8 +47,8 @@ enum Tried {
 pub async fn page(uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let next = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "next");
-    let next = next.and_then(|(_, path)| Page::at(&path)).unwrap_or(Page::Overview);
-    pages::login(next, "").into_response()
+    let next = next.map(|(_, path)| path).unwrap_or_default();
+    pages::login(place(&next), "").into_response()
 }
 
 /// `POST /login`
@@ -58,7 +58,7 @@ pub async fn login(
     form: Result<Form<LoginForm>, FormRejection>,
 ) -> Result<Response, Refusal> {
     let Form(form) = form.map_err(|_| Refusal::Value("the form has no password, or one too long"))?;
-    let next = Page::at(&form.next).unwrap_or(Page::Overview);
+    let next = place(&form.next);
     match try_password(&app, peer.ip(), form.password).await? {
         Tried::Right => {
             tell(&app, peer.ip(), "success");
@@ -66,7 +66,7 @@ pub async fn login(
             let token = token.map_err(|_| Refusal::Away("there are no random bytes for a session"))?;
             let cookie = HeaderValue::try_from(session::set_cookie(&token, app.scheme));
             let cookie = cookie.map_err(|_| Refusal::Value("the session has no cookie"))?;
-            Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next.path())).into_response())
+            Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response())
         }
         Tried::Wrong => {
             tell(&app, peer.ip(), "failure");
@@ -79,6 +79,11 @@ pub async fn login(
             Ok((StatusCode::TOO_MANY_REQUESTS, retry, page).into_response())
         }
     }
+}
+
+/// Where a login leads: a page of ours, or the first one.
+fn place(next: &str) -> &str {
+    if pages::is_page(next) { next } else { Page::Overview.path() }
 }
 
 /// `POST /api/logout`

@@ -1,12 +1,18 @@
 //! The pages' shells. They hold no word that came from outside: a page's script asks the API and writes what it gets as text.
 
-use axum::response::Html;
+use axum::Extension;
+use axum::response::{Html, IntoResponse, Response};
+
+use crate::guard::NeedsWasm;
+use crate::intruder::SessionId;
 
 /// A page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
     /// Domains, services, latest alerts.
     Overview,
+    /// Sessions of intruders.
+    Sessions,
     /// Alerts as they come.
     Alerts,
     /// Logins on decoys.
@@ -23,8 +29,16 @@ pub enum Page {
 
 impl Page {
     /// All, in the order of the menu.
-    pub const ALL: [Page; 7] =
-        [Page::Overview, Page::Alerts, Page::Logins, Page::Logs, Page::Files, Page::Evidence, Page::Events];
+    pub const ALL: [Page; 8] = [
+        Page::Overview,
+        Page::Sessions,
+        Page::Alerts,
+        Page::Logins,
+        Page::Logs,
+        Page::Files,
+        Page::Evidence,
+        Page::Events,
+    ];
 
     /// The page at this path.
     pub fn at(path: &str) -> Option<Page> {
@@ -35,6 +49,7 @@ impl Page {
     pub fn path(self) -> &'static str {
         match self {
             Page::Overview => "/",
+            Page::Sessions => "/sessions",
             Page::Alerts => "/alerts",
             Page::Logins => "/logins",
             Page::Logs => "/logs",
@@ -47,6 +62,7 @@ impl Page {
     fn title(self) -> &'static str {
         match self {
             Page::Overview => "Overview",
+            Page::Sessions => "Sessions",
             Page::Alerts => "Alerts",
             Page::Logins => "Logins",
             Page::Logs => "Guest logs",
@@ -59,6 +75,7 @@ impl Page {
     fn script(self) -> &'static str {
         match self {
             Page::Overview => "overview",
+            Page::Sessions => "sessions",
             Page::Alerts => "alerts",
             Page::Logins => "logins",
             Page::Logs => "logs",
@@ -75,8 +92,29 @@ const HEAD: &str = r#"<meta charset="utf-8">
 <link rel="icon" href="/assets/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="/assets/style.css">"#;
 
+/// What plays casts. The player is a classic script: it runs before the module that uses it, as deferred ones run in their order.
+const PLAYER: &str = r#"<link rel="stylesheet" href="/assets/asciinema-player.css">
+<script defer src="/assets/asciinema-player.min.js"></script>
+"#;
+
+/// Whether this path is a page's, so that a login may lead there.
+pub fn is_page(path: &str) -> bool {
+    let session = || path.strip_prefix("/sessions/").and_then(SessionId::parse);
+    Page::at(path).is_some() || session().is_some()
+}
+
 /// The shell of a page.
 pub fn shell(page: Page) -> Html<String> {
+    document(page, page.title(), page.script(), "")
+}
+
+/// The shell of the page of one session.
+pub fn session() -> Response {
+    (Extension(NeedsWasm), document(Page::Sessions, "Session", "session", PLAYER)).into_response()
+}
+
+/// `page` is where it stands in the menu.
+fn document(page: Page, title: &str, script: &str, head: &str) -> Html<String> {
     let menu: String = Page::ALL
         .into_iter()
         .map(|entry| {
@@ -84,14 +122,13 @@ pub fn shell(page: Page) -> Html<String> {
             format!("<a href=\"{}\"{current}>{}</a>\n", entry.path(), entry.title())
         })
         .collect();
-    let (title, script) = (page.title(), page.script());
     Html(format!(
         r##"<!doctype html>
 <html lang="en">
 <head>
 <title>{title} · honeynet</title>
 {HEAD}
-<script type="module" src="/assets/{script}.js"></script>
+{head}<script type="module" src="/assets/{script}.js"></script>
 </head>
 <body>
 <a class="skip" href="#main">Skip to content</a>
@@ -113,9 +150,8 @@ pub fn shell(page: Page) -> Html<String> {
     ))
 }
 
-/// The login. `sentence` is ours.
-pub fn login(next: Page, sentence: &str) -> Html<String> {
-    let next = next.path();
+/// The login. `next` is the path of a page, `sentence` is ours.
+pub fn login(next: &str, sentence: &str) -> Html<String> {
     let said = match sentence {
         "" => String::new(),
         sentence => format!("<p class=\"wrong\" role=\"alert\" id=\"wrong\">{sentence}</p>\n"),
@@ -151,23 +187,24 @@ mod tests {
     #[test]
     fn only_our_pages_are_gone_back_to() {
         for page in Page::ALL {
-            assert_eq!(Page::at(page.path()), Some(page));
+            assert!(Page::at(page.path()) == Some(page) && is_page(page.path()));
         }
-        for path in ["", "//evil.example", "https://evil.example/", "/api/events", "/alerts/", "/\\evil"] {
-            assert_eq!(Page::at(path), None, "{path}");
+        assert!(is_page("/sessions/65a1b2c300010001"));
+        let other = ["", "//evil.example", "https://evil.example/", "/api/events", "/alerts/", "/\\evil"];
+        for path in other.into_iter().chain(["/sessions/", "/sessions/x", "/sessions//evil.example"]) {
+            assert!(!is_page(path), "{path}");
         }
     }
 
     #[test]
     fn a_shell_has_nothing_inline() {
-        for page in Page::ALL {
-            let Html(html) = shell(page);
+        let session = document(Page::Sessions, "Session", "session", PLAYER);
+        for Html(html) in Page::ALL.into_iter().map(shell).chain([session]) {
             let inline = ["<style", " style=", "javascript:", " onclick", " onload", "http:", "https:"];
             assert!(inline.iter().all(|word| !html.contains(word)), "{html}");
-            assert_eq!(
-                html.matches("<script").count(),
-                html.matches("<script type=\"module\" src=\"/assets/").count()
-            );
+            let ours = ["<script type=\"module\" src=\"/assets/", "<script defer src=\"/assets/"];
+            let ours: usize = ours.iter().map(|script| html.matches(script).count()).sum();
+            assert_eq!(html.matches("<script").count(), ours);
             assert_eq!(html.matches("aria-current").count(), 1);
         }
     }

@@ -150,7 +150,8 @@ impl Question {
     }
 }
 
-fn once<T>(
+/// Takes a value that may stand once in a query.
+pub fn once<T>(
     slot: &mut Option<T>,
     key: &'static str,
     value: Option<T>,
@@ -183,7 +184,7 @@ fn plain(value: &str) -> Option<String> {
 }
 
 /// Any name: the store binds it, it is no SQL.
-fn name(value: &str) -> Option<String> {
+pub fn name(value: &str) -> Option<String> {
     (value.len() <= NAME_BYTES_MAX).then(|| value.to_owned())
 }
 

@@ -193,6 +193,15 @@ async fn a_snapshot_becomes_a_case_that_is_verified_and_downloaded() {
     std::fs::write(&core, bytes).unwrap();
     browser.client.find(Locator::Css(".verify")).await.unwrap().click().await.unwrap();
     browser.wait("return document.querySelector('.verdict').innerText.includes('not intact')").await;
+
+    // A link to a domain's cases shows those, one to a domain marks it.
+    browser.go(house.address, "/evidence?domain=web-server").await;
+    browser.wait("return document.querySelector('[data-case]') !== null").await;
+    browser.go(house.address, "/evidence?domain=ssh-server").await;
+    browser.wait("return document.querySelector('.empty:not([hidden])') !== null && document.body.innerText.includes('Show all')").await;
+    assert_eq!(browser.script("return document.querySelectorAll('[data-case]').length").await, json!(0));
+    browser.go(house.address, "/?domain=web-server").await;
+    browser.wait("return document.querySelector('tr.wanted')?.dataset.domain === 'web-server'").await;
     browser.end().await;
 }
 

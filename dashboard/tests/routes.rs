@@ -11,8 +11,18 @@ use jiff::Timestamp;
 use serde_json::json;
 use util::{House, PASSWORD, PATIENCE, TOKEN, eventually};
 
-const PAGES: [&str; 7] = ["/", "/alerts", "/logins", "/logs", "/files", "/evidence", "/events"];
-const READS: [&str; 14] = [
+const PAGES: [&str; 9] = [
+    "/",
+    "/sessions",
+    "/sessions/65a1b2c300010001",
+    "/alerts",
+    "/logins",
+    "/logs",
+    "/files",
+    "/evidence",
+    "/events",
+];
+const READS: [&str; 20] = [
     "/api/overview",
     "/api/events",
     "/api/events/1",
@@ -22,6 +32,12 @@ const READS: [&str; 14] = [
     "/api/cases",
     "/api/cases/x",
     "/api/cases/x/tar",
+    "/api/sessions",
+    "/api/sessions/65a1b2c300010001",
+    "/api/sessions/65a1b2c300010001/tty/1",
+    "/api/samples/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "/sessions/x",
+    "/assets/asciinema-player.min.js",
     "/assets/api.js",
     "/assets/nothing.js",
     "/api",
@@ -83,12 +99,14 @@ fn every_answer_has_the_policy_and_the_headers() {
         house.get("/api/events?limit=x"),
         house.get("/nothing"),
         house.get("/assets/api.js"),
+        house.get("/sessions/65a1b2c300010001"),
+        house.get("/api/sessions/65a1b2c300010001"),
         house.ask("GET", "/", &[("Host", "evil.example")], ""),
         house.ask("PUT", "/login", &[("X-Honeynet", "1")], ""),
     ];
     for answer in asked {
         let policy = answer.header("content-security-policy").unwrap_or_default();
-        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{}", answer.head);
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{}", answer.head);
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", answer.head);
         assert_eq!(answer.header("cross-origin-opener-policy"), Some("same-origin"), "{}", answer.head);
         assert!(

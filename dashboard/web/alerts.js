@@ -2,18 +2,21 @@
 
 import { cell, el } from "./dom.js";
 import { severity, time } from "./format.js";
+import { address, sessionLink } from "./links.js";
 import { Listing } from "./listing.js";
 
 export function endpoints(event) {
   if (!event.src_ip) return el("span", { class: "faint" }, "–");
-  const end = (ip, port) => el("span", { class: "end" }, cell(ip ?? "–", "mono"), port ? el("span", { class: "faint mono" }, `:${port}`) : null);
-  return el("div", { class: "endpoints" }, el("span"), end(event.src_ip, event.src_port),
-    el("span", { class: "faint" }, "→ "), end(event.dest_ip, event.dest_port));
+  const end = (name, port) => el("span", { class: "end" }, name, port ? el("span", { class: "faint mono" }, `:${port}`) : null);
+  return el("div", { class: "endpoints" }, el("span"), end(address(event.src_ip), event.src_port),
+    el("span", { class: "faint" }, "→ "), end(cell(event.dest_ip ?? "–", "mono"), event.dest_port));
 }
 
 export function signature(event, body) {
   const more = [body.category, body.signature_id ? `sid ${body.signature_id}` : null].filter(Boolean).join(" · ");
-  return el("div", { class: "two" }, cell(body.signature ?? event.event_id, "strong"), more ? cell(more, "faint") : null);
+  const session = sessionLink(event);
+  const second = more || session ? el("span", {}, more ? cell(more, "faint") : null, more && session ? " " : null, session) : null;
+  return el("div", { class: "two" }, cell(body.signature ?? event.event_id, "strong"), second);
 }
 
 new Listing({

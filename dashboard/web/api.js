@@ -24,6 +24,13 @@ export async function get(path, parameters = {}) {
   return answer(await fetch(query ? `${path}?${query}` : path, { headers: { accept: "application/json" } }));
 }
 
+// The same unless it is still the one with this tag; then there is no body.
+export async function getIfNew(path, tag) {
+  const headers = { accept: "application/json", ...(tag ? { "if-none-match": tag } : {}) };
+  const response = await fetch(path, { headers, cache: "no-store" });
+  return response.status === 304 ? { tag, body: null } : { tag: response.headers.get("etag"), body: await answer(response) };
+}
+
 export async function post(path, body) {
   const headers = { "x-honeynet": "1", "content-type": "application/json" };
   return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) }));

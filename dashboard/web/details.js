@@ -3,6 +3,7 @@
 import { failed, get, notice } from "./api.js";
 import { el, foreign, replace } from "./dom.js";
 import { attribute, detailsOf, severity, time } from "./format.js";
+import { address, sessionLink } from "./links.js";
 
 function fact(name, value) {
   return value === null ? [] : [el("dt", {}, name), el("dd", {}, value)];
@@ -65,7 +66,8 @@ export class Details {
         fact("domain", event.domain ? foreign(event.domain) : null),
         fact("sensor", foreign(event.sensor)),
         fact("flow", flow(event)),
-        fact("session", event.session ? foreign(event.session) : null),
+        fact("session", event.session ? sessionLink(event, event.session) ?? foreign(event.session) : null),
+        fact("source", event.src_ip ? el("span", {}, "sessions of ", address(event.src_ip)) : null),
         el("dt", {}, "journal"), journal),
       attributes(body),
       body?.diff ? el("pre", { class: "diff" }, foreign(body.diff, { lines: true })) : null,

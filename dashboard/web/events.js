@@ -1,12 +1,15 @@
 // Every event, whatever its type.
 
-import { cell } from "./dom.js";
+import { cell, el } from "./dom.js";
 import { severity, time } from "./format.js";
+import { sessionLink } from "./links.js";
 import { Listing } from "./listing.js";
 
 function summary(event, body) {
   const words = Object.entries(body).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`);
-  return cell(words.join("  "), "mono faint-ish");
+  const text = cell(words.join("  "), "mono faint-ish");
+  const session = sessionLink(event);
+  return session ? el("span", {}, session, " ", text) : text;
 }
 
 new Listing({

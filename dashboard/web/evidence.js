@@ -34,12 +34,15 @@ form.addEventListener("submit", async (press) => {
   pull.disabled = false;
 });
 
+// Whoever comes by a link to the cases of one domain sees those.
+const wanted = new URLSearchParams(location.search).get("domain");
+if (wanted !== null) list.before(el("p", { class: "hint" }, "Cases of ", cell(wanted, "strong"), ". ", el("a", { href: "/evidence" }, "Show all")));
+
 async function domains() {
   const house = await get("/api/overview").catch(() => null);
   const names = (house?.domains ?? []).map((one) => one.name);
   if (names.join("\n") === [...domain.options].map((option) => option.value).join("\n") && domain.options.length) return;
   replace(domain, names.length ? names.map((name) => el("option", { value: name }, name)) : el("option", { value: "" }, "no domain runs"));
-  const wanted = new URLSearchParams(location.search).get("domain");
   if (names.includes(wanted)) domain.value = wanted;
   pull.disabled = names.length === 0;
 }
@@ -48,7 +51,8 @@ let shown = "";
 
 async function load() {
   try {
-    const { cases } = await get("/api/cases");
+    const answer = await get("/api/cases");
+    const cases = answer.cases.filter((one) => wanted === null || one.domain === wanted);
     const text = JSON.stringify(cases);
     if (text === shown) return;
     shown = text;

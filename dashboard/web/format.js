@@ -34,6 +34,12 @@ export function bytes(count) {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
 
+// The words of a command as one would type them.
+export function commandLine(process) {
+  const plain = /^[\w@%+=:,./^~-]+$/;
+  return (process.argv ?? []).map((word) => (plain.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(" ");
+}
+
 const two = (n) => String(n).padStart(2, "0");
 
 function clock(date) {

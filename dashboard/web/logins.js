@@ -2,6 +2,7 @@
 
 import { cell, el } from "./dom.js";
 import { time } from "./format.js";
+import { address, sessionLink } from "./links.js";
 import { Listing } from "./listing.js";
 
 function outcome(event, body) {
@@ -20,7 +21,7 @@ new Listing({
     ["Domain", (event) => cell(event.domain ?? "–"), "name"],
     ["User", (event, body) => el("span", {}, cell(body.user, "mono strong"), body.invalid_user ? el("span", { class: "faint" }, " no such user") : null), "wide"],
     ["By", (event, body) => cell([body.service, body.method].filter(Boolean).join(" · ")), "name"],
-    ["From", (event, body) => cell(body.src_ip ?? event.src_ip ?? "–", "mono"), "flow"],
+    ["From", (event, body) => el("span", {}, address(body.src_ip ?? event.src_ip), " ", sessionLink(event)), "flow"],
   ],
   empty: ["Nobody tried to log in yet.", "Decoys that send their syslog to the honeynet's gateway show their logins here."],
 });

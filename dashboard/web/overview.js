@@ -3,6 +3,7 @@
 import { failed, get, notice, post } from "./api.js";
 import { cell, el, foreign, replace } from "./dom.js";
 import { duration, keepTimesFresh, severity, sparkline, time } from "./format.js";
+import { address } from "./links.js";
 import { Jobs } from "./jobs.js";
 import { Stream } from "./stream.js";
 
@@ -14,6 +15,9 @@ const DAY_MS = 24 * 3600 * 1000;
 // xl's letters: running, blocked, paused, shut down, crashed, dying.
 const STATES = { running: "good", idle: "good", paused: "notice", "shut down": "info", crashed: "error", dying: "warning" };
 const SERVICES = { logsink: "keeps the events", netwatch: "switch and inspector", dashboard: "these pages" };
+
+// Whoever comes by a link to one domain finds it marked.
+const wanted = new URLSearchParams(location.search).get("domain");
 
 const main = document.getElementById("main");
 const tiles = el("div", { class: "tiles" });
@@ -56,8 +60,8 @@ function row(domain) {
   const toggle = el("button", { type: "button", onclick: () => act(domain.name, paused ? "unpause" : "pause", toggle) }, paused ? "Unpause" : "Pause");
   const path = `/api/domains/${encodeURIComponent(domain.name)}`;
   const load = domain.cpu_percent === null ? "–" : `${domain.cpu_percent.toFixed(domain.cpu_percent < 10 ? 1 : 0)} %`;
-  return el("tr", { "data-domain": domain.name },
-    el("td", { class: "name", "data-name": "Name" }, cell(domain.name, "strong"), el("span", { class: "faint" }, ` #${domain.domid}`)),
+  return el("tr", { "data-domain": domain.name, class: domain.name === wanted ? "wanted" : "" },
+    el("td", { class: "name", "data-name": "Name" }, el("a", { class: "quiet-link", href: `/sessions?domain=${encodeURIComponent(domain.name)}`, title: "its sessions" }, cell(domain.name, "strong")), el("span", { class: "faint" }, ` #${domain.domid}`)),
     el("td", { class: "narrow", "data-name": "State" }, state(domain)),
     el("td", { class: "cpu", "data-name": "CPU" }, el("span", { class: "load" }, load), sparkline(domain.cpu_history)),
     el("td", { class: "number", "data-name": "Memory" }, `${domain.mem_mib} MiB`),
@@ -106,7 +110,7 @@ async function look() {
 }
 
 const TILES = [
-  ["domains", "domains run", "#main"], ["alert.rule", "alerts in 24 h", "/alerts"], ["guest.login", "logins in 24 h", "/logins"],
+  ["domains", "domains run", "#main"], ["session.opened", "sessions in 24 h", "/sessions"], ["alert.rule", "alerts in 24 h", "/alerts"], ["guest.login", "logins in 24 h", "/logins"],
   ["guest.login_failed", "failed logins in 24 h", "/logins"], ["containment.verdict", "refusals in 24 h", "/events?id=containment.verdict"],
   ["fim.change", "file changes in 24 h", "/files"],
 ];
@@ -133,7 +137,7 @@ function alert(event) {
   const body = event.alert ?? {};
   return el("li", {}, severity(event.severity), time(event.timestamp),
     el("a", { href: `/alerts?text=${encodeURIComponent(String(body.signature ?? "").slice(0, 80))}` }, cell(body.signature ?? event.event_id, "strong")),
-    el("span", { class: "faint" }, event.domain ? cell(event.domain) : "", event.src_ip ? [" from ", cell(event.src_ip, "mono")] : ""));
+    el("span", { class: "faint" }, event.domain ? cell(event.domain) : "", event.src_ip ? [" from ", address(event.src_ip)] : ""));
 }
 
 async function latest() {

@@ -130,11 +130,12 @@ impl EventId {
     }
 }
 
-/// The name of the object that holds the details of events of this type: the type's own, but for `domain`, which is the name of the
-/// domain that an event is about.
+/// The name of the object that holds the details of events of this type: the type's own, but for `domain` and `session`, which are the
+/// domain and the session that an event is about.
 pub fn details_key(event_type: &str) -> &str {
     match event_type {
         "domain" => "domain_event",
+        "session" => "session_event",
         other => other,
     }
 }

@@ -42,7 +42,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     // The first two bytes: how much lies before; then patches of the middle, five bytes each, as long as the third byte says.
     let Some((&[split_low, split_high, patches], rest)) = input.split_first_chunk() else { return };
     let (patches, rest) = rest.split_at(rest.len().min(5 * usize::from(patches)));
-    let (before, behind) = rest.split_at(rest.len().min(usize::from(u16::from_le_bytes([split_low, split_high]))));
+    let (before, behind) =
+        rest.split_at(rest.len().min(usize::from(u16::from_le_bytes([split_low, split_high]))));
     let mut middle = [names(), tokens()].concat();
     for patch in patches.chunks_exact(5) {
         let at = usize::from(u16::from_le_bytes([patch[0], patch[1]])) % (middle.len() - 3);

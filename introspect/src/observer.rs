@@ -199,7 +199,7 @@ impl Observer {
     fn look(&mut self) {
         for (ring, pairing) in self.rings.iter_mut().zip(&mut self.pairings) {
             for _ in 0..BATCH {
-                match ring.next() {
+                match ring.take() {
                     Ok(Some(record)) => {
                         if matches!(record.phase, Phase::Enter(_)) {
                             self.sessions.before(&record, Timestamp::now(), &self.walks);

@@ -3,6 +3,7 @@
 //! Only logsink writes (`Store::open`); everybody else reads (`Store::open_readonly`), also while it is written. Events come back as
 //! they were sent; nothing is interpreted or escaped.
 
+mod attribution;
 mod query;
 mod tail;
 mod write;

@@ -8,6 +8,7 @@
 )]
 
 pub mod browser;
+pub mod intruder;
 pub mod supervisor;
 
 use std::io::{Read, Write};
@@ -103,6 +104,9 @@ impl House {
             events: logsink::socket_path(state),
             store: logsink::store_path(state),
             evidence,
+            sessions: state.join("sessions"),
+            tty: state.join("tty"),
+            samples: state.join("samples"),
             password_hash: hash(PASSWORD),
             token_hash: Some(blake3::hash(TOKEN.as_bytes()).to_hex().to_string()),
             case_key: Some(supervisor.case_key.clone()),

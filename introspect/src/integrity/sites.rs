@@ -243,7 +243,8 @@ mod tests {
     #[test]
     fn a_byte_is_in_a_place_or_in_none() {
         let site = Site { at: 16, bytes: 5, kind: Kind::StaticCall };
-        let sites = Sites { running: vec![site], boot: merged(vec![32..36, 36..40]) };
+        let boot = std::iter::once(32..40).collect();
+        let sites = Sites { running: vec![site], boot };
         assert_eq!([15, 16, 20, 21].map(|at| sites.running(at).is_some()), [false, true, true, false]);
         assert_eq!([31, 32, 39, 40].map(|at| sites.boot(at)), [None, Some(40), Some(40), None]);
     }

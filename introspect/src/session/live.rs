@@ -119,7 +119,7 @@ impl Live {
             "read" | "readv" | "recvmsg" | "recvfrom" => self.moved(call, at, exe, Way::In, folders),
             "write" | "writev" | "sendmsg" | "sendto" => self.moved(call, at, exe, Way::Out, folders),
             "ioctl" => {
-                self.resized(call, folders);
+                self.resized(call, at, folders);
                 Vec::new()
             }
             "setuid" | "setreuid" | "setresuid" => self.new_user(call, at, exe, name).into_iter().collect(),
@@ -298,7 +298,10 @@ impl Live {
         let file = folders.make_cast(&name);
         let file =
             file.inspect_err(|error| tracing::error!(%error, name, "a recording cannot be made")).ok()?;
-        self.recorded.push((Cast::new(file, call.enter.time_ns, at.as_second()), Line::default()));
+        // The format's time stamp has whole seconds: the recording's time begins with the second.
+        let began_ns = (call.enter.time_ns + call.duration_ns)
+            .saturating_sub(at.subsec_nanosecond().unsigned_abs().into());
+        self.recorded.push((Cast::new(file, began_ns, at.as_second()), Line::default()));
         self.report.tty.push(report::Tty { name, bytes_shown: 0, bytes_typed: 0 });
         self.casts.insert(screen, self.recorded.len() - 1);
         Some(self.recorded.len() - 1)
@@ -310,7 +313,7 @@ impl Live {
         }
     }
 
-    fn resized(&mut self, call: &Traced, folders: &mut Folders) {
+    fn resized(&mut self, call: &Traced, at: Timestamp, folders: &mut Folders) {
         let [_, request, ..] = call.arguments();
         let master = call.enter.kind.and_then(FileKind::at) == Some(FileKind::PtyMaster);
         if !master || request & 0xffff_ffff != SET_WINDOW_SIZE || call.result != Some(0) {
@@ -325,7 +328,7 @@ impl Live {
             (u16::from_le_bytes([columns_low, columns_high]), u16::from_le_bytes([rows_low, rows_high]));
         let screen = Screen::Terminal(call.enter.file);
         // The size comes before the first byte: the recording begins with it.
-        if let Some(index) = self.cast(screen, call, self.report.opened, folders)
+        if let Some(index) = self.cast(screen, call, at, folders)
             && let Err(error) = self.recorded[index].0.resize(call.enter.time_ns, size)
         {
             tracing::error!(%error, session = self.report.id, "a recording cannot be written");

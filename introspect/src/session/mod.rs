@@ -10,7 +10,7 @@ mod guest_log;
 mod line;
 mod live;
 mod peer;
-mod privsep;
+pub mod privsep;
 pub mod report;
 pub mod samples;
 

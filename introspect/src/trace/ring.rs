@@ -42,7 +42,7 @@ impl Ring {
     ///
     /// # Errors
     /// What is there is none; the rest of what was written is passed over.
-    pub fn next(&mut self) -> Result<Option<Record>, RingError> {
+    pub fn take(&mut self) -> Result<Option<Record>, RingError> {
         loop {
             let head = self.trace.head();
             match self.read(head.wrapping_sub(self.position)) {
@@ -61,7 +61,7 @@ impl Ring {
         if written == 0 {
             return Ok(Step::Empty);
         }
-        if written > RING_BYTES || written % 8 != 0 {
+        if written > RING_BYTES || !written.is_multiple_of(8) {
             return Err(RingError::Position(written));
         }
         let to_end = RING_BYTES - self.position % RING_BYTES;
@@ -142,7 +142,7 @@ mod tests {
         writer.put(RING_BYTES - 8, &[8, 0, 0, 0, 0, 0, 0, 0]);
         writer.put(0, &leave(2));
         writer.set_head(start + 88 + 80);
-        let phases: Vec<_> = std::iter::from_fn(|| ring.next().unwrap()).map(|record| record.phase).collect();
+        let phases: Vec<_> = std::iter::from_fn(|| ring.take().unwrap()).map(|record| record.phase).collect();
         assert_eq!(phases, [record::Phase::Leave(1), record::Phase::Leave(2)]);
         ring.release();
         assert_eq!(ring.trace().tail(), start + 168);
@@ -157,8 +157,8 @@ mod tests {
             writer.put(0, &bytes);
             let mut ring = writer.ring();
             writer.set_head(head);
-            assert!(ring.next().is_err());
-            assert!(ring.next().unwrap().is_none());
+            assert!(ring.take().is_err());
+            assert!(ring.take().unwrap().is_none());
         }
     }
 }

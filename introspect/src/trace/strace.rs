@@ -88,7 +88,7 @@ fn argument(call: &Traced, letter: char, index: u8, value: u64) -> String {
         'O' => format!("0{:03o}", value & 0o7777),
         'P' => open_flags(value),
         'G' => SIGNALS.get(value as usize).map_or_else(|| value.to_string(), |name| (*name).to_owned()),
-        's' | 'i' | 'o' => call.named(index).map_or_else(|| pointer(value), |chunk| quoted(chunk)),
+        's' | 'i' | 'o' => call.named(index).map_or_else(|| pointer(value), quoted),
         'S' => strings(call, index, value),
         'a' | 'A' => call
             .address(index)

@@ -19,6 +19,8 @@ use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
 use honeyvmm::shim::{Layout, SHIM_GPA};
 use introspect::symbols::Symbols;
 use introspect::view::View;
+use introspect::walk::log::{self, Log};
+use introspect::walk::tasks::Tasks;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 /// How long a guest may take to answer; the machines are shared.
@@ -143,6 +145,15 @@ impl Guest {
         self.run(&format!("chmod +x {path}"));
     }
 
+    /// What a guest that does not answer is at.
+    fn state(&self) -> String {
+        let look = self.view.look(log::STEPS_MAX);
+        let tasks = Tasks::of(&self.symbols).unwrap();
+        let current = tasks.current(&look, 0).and_then(|at| tasks.task(&look, at));
+        let log = Log::of(&self.symbols).unwrap().list(&look).items;
+        format!("it runs {current:?} and has logged {:#?}", &log[log.len().saturating_sub(20)..])
+    }
+
     #[track_caller]
     fn wait_for(&mut self, wanted: &str) -> String {
         let begun = Instant::now();
@@ -153,7 +164,9 @@ impl Guest {
             }
             match self.output.recv_timeout(ANSWER_TIMEOUT.saturating_sub(begun.elapsed())) {
                 Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(RecvTimeoutError::Timeout) => panic!("no {wanted:?} on the console: {}", self.seen),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no {wanted:?} on the console: {}; {}", self.seen, self.state())
+                }
                 Err(RecvTimeoutError::Disconnected) => panic!("console ended: {}", self.seen),
             }
         }

@@ -94,3 +94,59 @@ async fn trimming_goes_by_number_and_by_age_and_keeps_the_place_in_the_journal()
     assert_eq!(writer.last_index().await.unwrap(), 3);
     assert_eq!(writer.runs().await.unwrap()[0].1, 3);
 }
+
+fn flow(second: i64, to: (&str, u16)) -> Event {
+    let tuple = events::FlowTuple {
+        flow_id: 7,
+        src_ip: "10.0.0.9".parse().unwrap(),
+        src_port: 4000,
+        dest_ip: to.0.parse().unwrap(),
+        dest_port: to.1,
+        proto: "TCP".to_owned(),
+        community_id: None,
+    };
+    Event::new(EventId::FlowEnd, at(second)).domain("ssh", Some(2)).flow(tuple)
+}
+
+#[tokio::test]
+async fn a_flow_is_its_sessions_whichever_is_told_of_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let mut writer = StoreWriter::open(&path).await.unwrap();
+    let of_session = |id, second| {
+        let mut event = Event::new(id, at(second)).domain("ssh", Some(2)).with("pid", 220);
+        event.session = Some("00000000000000aa".to_owned());
+        event
+    };
+    let opened = of_session(EventId::SessionOpened, 101)
+        .with("service", "sshd")
+        .with("src_ip", "10.0.0.9")
+        .with("src_port", 4000);
+    let connect = of_session(EventId::ProcessConnect, 300)
+        .with("exe", "/usr/bin/wget")
+        .with("address", "1.2.3.4")
+        .with("port", 80);
+    let events = [
+        flow(100, ("10.77.0.10", 22)),
+        opened,
+        flow(110, ("10.77.0.10", 22)),
+        connect,
+        flow(1, ("10.77.0.10", 22)),
+    ];
+    let entries: Vec<Entry> =
+        events.iter().enumerate().map(|(i, event)| entry(i as u64 + 1, event)).collect();
+    writer.insert(&entries).await.unwrap();
+    let mut outwards = flow(301, ("1.2.3.4", 80));
+    outwards.flow.as_mut().unwrap().src_port = 5000;
+    writer.insert(&[entry(6, &outwards)]).await.unwrap();
+    let store = Store::open_readonly(&path).await.unwrap();
+    let json = |row: Option<Row>| row.unwrap().to_json();
+    for (id, exe) in [(1, "sshd"), (3, "sshd"), (6, "/usr/bin/wget")] {
+        let event = json(store.event(id).await.unwrap());
+        assert_eq!(
+            (&event["session"], &event["pid"], &event["exe"]),
+            (&"00000000000000aa".into(), &220.into(), &exe.into()),
+            "{id}"
+        );
+    }
+}

@@ -9,6 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, Row as _};
 
 use super::StoreError;
+use super::attribution::attribute;
 use crate::journal::record::{Hash, Record};
 
 /// Runs of sensors that are remembered; the oldest are forgotten.
@@ -176,7 +177,7 @@ async fn insert_event(
         .bind(&event.proto)
         .bind(in_body("signature"))
         .bind(&message.json)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
-    Ok(())
+    attribute(connection, entry.index as i64, event).await
 }

@@ -188,7 +188,7 @@ fn no_cut_and_no_wrong_byte_is_a_panic() {
         for (id, found) in btf.types() {
             let _ = (btf.bytes_of(id), found.name(), btf.member(id, "se.load"), btf.member(id, "cpu"));
             if let Type::Composite { members, .. } = found {
-                members.iter().for_each(|member| drop(btf.place(&member)));
+                members.iter().for_each(|member| _ = btf.place(&member));
             }
         }
         let _ = btf.enumerator("A");

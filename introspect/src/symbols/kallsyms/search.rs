@@ -156,7 +156,7 @@ fn names_start(bytes: &[u8], markers_at: usize, markers: usize) -> Option<usize>
     let highest = markers_at.checked_sub(last)?;
     let lowest = highest.saturating_sub(*MARKER_STEP.end() as usize).max(8);
     let counts = (markers - 1) * SYMBOLS_PER_MARKER + 1..=markers * SYMBOLS_PER_MARKER;
-    (lowest..=highest).rev().filter(|start| (markers_at - start) % 4 == 0).find(|start| {
+    (lowest..=highest).rev().filter(|start| (markers_at - start).is_multiple_of(4)).find(|start| {
         let count = u32_at(bytes, start - 8).unwrap_or(0) as usize;
         counts.contains(&count) && fits(bytes, *start, markers_at, markers, count)
     })

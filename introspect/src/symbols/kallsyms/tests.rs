@@ -179,7 +179,8 @@ fn what_is_not_there_is_said() {
     assert_eq!(decode(&[0; 4096]).unwrap_err(), KallsymsError::NoTokenTable);
     let good = Kernel::new(LAST, false, &symbols(600));
     // num_syms, names, markers, token_table, token_index, offsets, relative_base.
-    let cases: [(usize, &[u8], fn(&KallsymsError) -> bool); 6] = [
+    type IsExpected = fn(&KallsymsError) -> bool;
+    let cases: [(usize, &[u8], IsExpected); 6] = [
         (good.ends[0] - 8, &[0; 4], |error| matches!(error, KallsymsError::NoNames(_))),
         (good.ends[0] - 8, &[0xff; 4], |error| matches!(error, KallsymsError::NoNames(_))),
         (good.ends[0], &[1], |error| matches!(error, KallsymsError::NoNames(_))),
