@@ -19,3 +19,6 @@ mod watch;
 
 pub use finding::{Finding, What};
 pub use watch::{Checked, Inputs, Integrity};
+
+#[cfg(test)]
+mod tests;

@@ -177,7 +177,7 @@ impl Mapping {
                 let page = |index| (first + index * PAGE_SIZE) | (entry & (PRESENT | WRITABLE));
                 return Ok((0..ENTRIES).map(page).collect());
             }
-            table = Gva(LINEAR_MAP + (entry & FRAME));
+            table = Gva(LINEAR_MAP.wrapping_add(entry & FRAME));
         }
         let bytes = look.bytes(table, PAGE_SIZE)?;
         let words = bytes.chunks_exact(8);

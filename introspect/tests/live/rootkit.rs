@@ -94,8 +94,8 @@ fn a_rootkit_is_seen_by_each_of_its_deeds_and_honest_work_by_nothing() {
 fn honest_work_is_nothing(watched: &mut Watched) {
     let loop_of_programs = "while :; do ls / > /dev/null; sleep 0.001; done & echo $! > /tmp/loop";
     watched.guest.run(loop_of_programs);
-    watched.guest.run("insmod /extra/dummy.ko; echo 1 > /proc/sys/kernel/sched_schedstats");
-    watched.guest.run("unshare -Ur sleep 2 & mkdir -p /tmp/a; mount -t tmpfs none /tmp/a");
+    assert_eq!(watched.guest.run("insmod /extra/dummy.ko; echo 1 > /proc/sys/kernel/sched_schedstats"), "");
+    assert_eq!(watched.guest.run("unshare -Ur sleep 2 & mkdir -p /tmp/a; mount -t tmpfs none /tmp/a"), "");
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(5) {
         assert_eq!(watched.check(), []);
