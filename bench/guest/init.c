@@ -3,6 +3,7 @@
  * host there. The kernel hands it what follows `--` on its command line:
  *   boot    the first line, nothing else
  *   all     every measurement
+ *   getppid system calls for some seconds
  *   sha256  only the processor; also run on the host, where it does not power off
  *   exit    what fork+exec+wait executes
  */
@@ -18,7 +19,7 @@
 
 #include "sha256.h"
 
-enum { REPETITIONS = 5, SYSCALLS = 10000, FORKS = 100, EXECS = 50, PAGES = 2048, ROUNDS = 1000, PAGE = 4096 };
+enum { REPETITIONS = 5, REPETITIONS_LONG = 30, SYSCALLS = 10000, FORKS = 100, EXECS = 50, PAGES = 2048, ROUNDS = 1000, PAGE = 4096 };
 /* 100 MB, in chunks that stay in the cache. */
 enum { CHUNK_BYTES = 40000, CHUNKS = 100000000 / CHUNK_BYTES };
 
@@ -149,6 +150,8 @@ int main(int argc, char **argv)
 		repeat("sha256", sha256_us, 2);
 		/* Compared with the host's clock: a guest whose clock is slow would look fast. */
 		printf("elapsed %.3f us\n", now_us() - begun);
+	} else if (!strcmp(what, "getppid")) {
+		repeat("getppid", getppid_us, REPETITIONS_LONG);
 	} else if (!strcmp(what, "sha256")) {
 		repeat("sha256", sha256_us, 2);
 	} else if (strcmp(what, "boot")) {

@@ -3,6 +3,8 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,6 +22,8 @@ use crate::qemu::MEMORY_MIB;
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// How long `down` may take.
 const DOWN_LIMIT: Duration = Duration::from_secs(60);
+/// A bench may have two honeynets.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// The gateway of the default network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Where the decoy of a bench is.
@@ -34,6 +38,7 @@ pub const RAM_MAPPING: &str = "/memfd:ram";
 pub struct Honeynet {
     // First, so that the honeynet is down before anything else of it goes.
     _down: Cleanup,
+    program: PathBuf,
     folder: PathBuf,
     /// Name of its network namespace.
     pub namespace: String,
@@ -52,17 +57,24 @@ pub struct Domain<'a> {
 impl Honeynet {
     /// Starts the supervisor and its services.
     pub fn start() -> anyhow::Result<Honeynet> {
+        Honeynet::start_program(project::root().join("target/release/honeynet"))
+    }
+
+    /// Starts those of another build.
+    pub fn start_program(program: PathBuf) -> anyhow::Result<Honeynet> {
         let folder = tempfile::Builder::new().prefix("hn-bench-").tempdir()?;
         let path = folder.path().to_owned();
-        let namespace = format!("hn-bench-{}", std::process::id());
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("hn-bench-{}-{number}", std::process::id());
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!(
             "rules = {:?}\n[network]\nnamespace = \"{namespace}\"\n[dashboard]\nlisten = \"127.0.0.1:{port}\"\n",
             project::root().join("rules")
         );
         std::fs::write(path.join("honeynet.toml"), text)?;
-        let down = cleanup::at_end(move || take_down(folder));
-        let honeynet = Honeynet { _down: down, folder: path, namespace };
+        let taken_down = program.clone();
+        let down = cleanup::at_end(move || take_down(&taken_down, folder));
+        let honeynet = Honeynet { _down: down, program, folder: path, namespace };
         honeynet.run(&["up"], COMMAND_LIMIT)?;
         Ok(honeynet)
     }
@@ -78,8 +90,14 @@ impl Honeynet {
         Ok(Domain { honeynet: self, name: name.to_owned(), started, lines })
     }
 
-    fn run(&self, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {
-        command(&self.folder, arguments, limit)
+    /// Runs `honeynet WORDS`.
+    pub fn run(&self, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {
+        run(&self.program, &self.folder, arguments, limit)
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
     }
 }
 
@@ -87,6 +105,23 @@ impl Domain<'_> {
     /// Runs `honeynet WORD NAME`.
     pub fn tell(&self, word: &str) -> anyhow::Result<String> {
         self.honeynet.run(&[word, &self.name], COMMAND_LIMIT)
+    }
+
+    /// `honeynet WORDS` that goes on until it is killed.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.honeynet.program);
+        command.args(options(&self.honeynet.folder)).args(words);
+        command
+    }
+
+    /// Where it runs.
+    pub fn honeynet(&self) -> &Honeynet {
+        self.honeynet
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The process that runs it.
@@ -155,26 +190,25 @@ pub fn decoy_domain(decoy: &Decoy, more: &str, disks: &[&Path]) -> String {
     )
 }
 
-fn command(folder: &Path, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {
-    let program = project::root().join("target/release/honeynet");
-    let (state, file) = (folder.join("state"), folder.join("honeynet.toml"));
-    let (state, file) = (state.to_string_lossy(), file.to_string_lossy());
+fn run(program: &Path, folder: &Path, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {
     // The domain file's path is the only argument that is a path, and it lies in the honeynet's folder.
-    let arguments: Vec<String> = arguments
-        .iter()
-        .map(|argument| match argument.ends_with(".cfg") {
-            true => folder.join(argument).to_string_lossy().into_owned(),
-            false => (*argument).to_owned(),
-        })
-        .collect();
-    let mut all = vec!["--state", &state, "--file", &file];
-    all.extend(arguments.iter().map(String::as_str));
-    project::output_of(&program, &all, limit)
+    let arguments = arguments.iter().map(|argument| match argument.ends_with(".cfg") {
+        true => folder.join(argument).to_string_lossy().into_owned(),
+        false => (*argument).to_owned(),
+    });
+    let all: Vec<String> = options(folder).into_iter().chain(arguments).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    project::output_of(program, &all, limit)
+}
+
+fn options(folder: &Path) -> [String; 4] {
+    let path = |name| folder.join(name).to_string_lossy().into_owned();
+    ["--state".to_owned(), path("state"), "--file".to_owned(), path("honeynet.toml")]
 }
 
 /// Also when a bench was interrupted. The folder goes only after `down`, which needs it.
-fn take_down(folder: TempDir) {
-    if let Err(error) = command(folder.path(), &["down"], DOWN_LIMIT) {
+fn take_down(program: &Path, folder: TempDir) {
+    if let Err(error) = run(program, folder.path(), &["down"], DOWN_LIMIT) {
         eprintln!("bench: {error:#}");
     }
 }

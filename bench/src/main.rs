@@ -1,4 +1,4 @@
-//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk`. `make bench-NAME` builds what is needed first.
+//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect`. `make bench-NAME` builds what is needed first.
 //!
 //! Ends with 0 also where a figure misses its mark, for that is a result; with 1 where something could not be measured.
 
@@ -8,6 +8,7 @@ mod decoy;
 mod disk;
 mod guest;
 mod honeynet;
+mod introspect;
 mod lines;
 mod memory;
 mod net;
@@ -15,6 +16,7 @@ mod peer_network;
 mod project;
 mod qemu;
 mod sample;
+mod shell;
 mod table;
 
 use std::process::ExitCode;
@@ -33,13 +35,14 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     cleanup::on_signals()?;
-    let name = std::env::args().nth(1).context("usage: bench boot | guest | net | disk")?;
+    let name = std::env::args().nth(1).context("usage: bench boot | guest | net | disk | introspect")?;
     let rows = match name.as_str() {
         "boot" => boot::run(),
         "guest" => guest::run(),
         "net" => net::run(),
         "disk" => disk::run(),
-        other => bail!("there is no bench {other}; there are boot, guest, net, disk"),
+        "introspect" => introspect::run(),
+        other => bail!("there is no bench {other}; there are boot, guest, net, disk, introspect"),
     };
     let rows = rows.with_context(|| format!("{name} cannot be measured"))?;
     table::print(&rows);

@@ -51,7 +51,7 @@ long mmu_update(u64 requests, u64 n, u64 done);
 long update_va_mapping(u64 at, u64 value, u64 flags);
 #ifndef WITHOUT_TRACE
 void trace_enter(int compat);
-void trace_leave(u64 result);
+void trace_leave(u64 rax, u64 rip, u64 rsp);
 #endif
 long mmuext_op(u64 ops, u64 n, u64 done, u64 domid);
 #pragma GCC visibility pop

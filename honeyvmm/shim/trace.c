@@ -13,6 +13,13 @@ enum { TRACE_FULL = 1, TRACE_BELL = 2, TRACE_SYNC = 3 };
 #define USER_END 0x0000800000000000ul
 #define FMODE_WRITE 2
 #define PROBES 8
+/* Linux' errno.h: the call is made again. What the program never sees, strace shows. */
+#define ERESTARTSYS 512
+#define ERESTART_RESTARTBLOCK 516
+#define NR_RESTART_SYSCALL 219
+/* Linux' struct rt_sigframe, from the handler's stack pointer: what is loaded again after it. */
+#define SIGFRAME_RAX 152
+#define SIGFRAME_RIP 176
 
 /* A record being written. */
 struct pen { u8 *start, *at, *end; };
@@ -342,11 +349,35 @@ void trace_enter(int compat)
 		p = &trace_pending[(task >> 6) * 0x9e3779b97f4a7c15ul >> 54];
 		trace.lost++;
 	}
-	*p = (struct pending){ task, seq, spec | again, nr | cap << 16 | flags << 56, file, { args[0], args[1], args[2], args[3], args[4], args[5] } };
+	*p = (struct pending){ task, seq, spec | again | r->rip << PENDING_RIP, nr | cap << 16 | flags << 56, file, { args[0], args[1], args[2], args[3], args[4], args[5] } };
 }
 
-/* The task returns to user mode, with this in rax. */
-void trace_leave(u64 result)
+/* Does the call begin again when the program goes on here? */
+static int restarts(u64 spec, u64 rip) { return (rip + 2) << PENDING_RIP == (spec & ~0ul << PENDING_RIP); }
+
+/* What a call has come to. A signal that is pending at its end is handled first: the task then goes on in the handler, or makes the call once
+ * more, and what is in rax is not the result. */
+static u64 outcome(const struct pending *call, u64 rax, u64 rip, u64 rsp)
+{
+	u64 saved[4];
+
+	if (rip << PENDING_RIP == (call->spec & ~0ul << PENDING_RIP))
+		return rax;
+	if (!restarts(call->spec, rip)) {
+		/* A handler, by its frame; else execve, or a 32-bit program that the kernel sends elsewhere. rax, rcx, rsp and rip follow each other. */
+		if (call->nr >> 56 & RECORD_COMPAT || take_user(saved, rsp + SIGFRAME_RAX, sizeof saved))
+			return rax;
+		if (saved[3] << PENDING_RIP == (call->spec & ~0ul << PENDING_RIP))
+			return saved[0];
+		if (!restarts(call->spec, saved[3]))
+			return rax;
+		rax = saved[0];
+	}
+	return rax == NR_RESTART_SYSCALL ? -ERESTART_RESTARTBLOCK : -ERESTARTSYS;
+}
+
+/* The task returns to user mode, with these registers. */
+void trace_leave(u64 rax, u64 rip, u64 rsp)
 {
 	u64 task = current();
 	struct pending *p = task ? slot(task, task) : 0;
@@ -356,6 +387,7 @@ void trace_leave(u64 result)
 	struct pending call = *p;
 	p->task = 0;
 	u64 nr = call.nr & 0xffff, cap = minimum(call.nr << 8 >> 24, ARGUMENT_MAX);
+	u64 result = outcome(&call, rax, rip, rsp);
 	struct pen pen = reserve(bound(call.spec, call.args, cap));
 	if (!pen.start)
 		return;

@@ -71,7 +71,10 @@ struct chunk {
 	u64 length;   /* that the call speaks of */
 };
 
-struct pending { u64 task, seq, spec, nr, file, args[6]; }; /* nr: also the cap, and the flags of the record in the highest byte */
+/* spec: also the arguments that faulted from bit 32, and from PENDING_RIP the low bits of where the call returns to: enough to tell that from a
+ * restart and from a handler. nr: also the cap, and the flags of the record in the highest byte. */
+#define PENDING_RIP 40
+struct pending { u64 task, seq, spec, nr, file, args[6]; };
 
 _Static_assert(__builtin_offsetof(struct trace, tail) == 64 && __builtin_offsetof(struct trace, at) == 96, "trace");
 _Static_assert(__builtin_offsetof(struct trace, files) == 160 && __builtin_offsetof(struct trace, spec) == 416, "trace");

@@ -13,17 +13,17 @@ struct trap {
 
 #ifdef WITHOUT_TRACE
 static void trace_call(int compat) { (void)compat; }
-static void trace_return(u64 result) { (void)result; }
+static void trace_return(u64 rax, u64 rip, u64 rsp) { (void)rax, (void)rip, (void)rsp; }
 #else
 static inline void trace_call(int compat)
 {
 	if (__builtin_expect(trace.armed, 0))
 		trace_enter(compat);
 }
-static inline void trace_return(u64 result)
+static inline void trace_return(u64 rax, u64 rip, u64 rsp)
 {
 	if (__builtin_expect(trace.armed, 0))
-		trace_leave(result);
+		trace_leave(rax, rip, rsp);
 }
 #endif
 
@@ -167,7 +167,7 @@ static void iret(void)
 	area.regs.rflags = (f.rflags & FLAGS_GUEST) | FLAGS_ALWAYS;
 	vcpu_info()->upcall_mask = !(f.rflags & 0x200);
 	if ((f.cs & 3) == 3) {
-		trace_return(f.rax);
+		trace_return(f.rax, f.rip, f.rsp);
 		area.user_cs = (u16)f.cs == SEL_USER_CS32 ? SEL_USER_CS32 : SEL_USER_CS;
 		enter_user();
 	}

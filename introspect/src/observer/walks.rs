@@ -1,6 +1,7 @@
 //! What is asked of the guest's memory. A kernel that does not tell its layouts is observed all the same; only what needs them is refused.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use honeyvmm::memory::{Gva, ReadOnlyRam};
 use serde::Serialize;
@@ -78,9 +79,14 @@ impl Walks {
         &self.view
     }
 
-    /// `ps`: every process, with why the list may not be whole.
+    /// `ps`: every process, with why the list may not be whole, and how long the walk took.
     pub fn ps(&self) -> Result<Value, NotShown> {
-        Ok(shown("processes", have(&self.tasks)?.list(&self.view.look(STEPS_MAX), Threads::First)))
+        let begun = Instant::now();
+        let listing = have(&self.tasks)?.list(&self.view.look(STEPS_MAX), Threads::First);
+        let walk_us = begun.elapsed().as_micros() as u64;
+        let mut answer = shown("processes", listing);
+        answer["walk_us"] = walk_us.into();
+        Ok(answer)
     }
 
     /// `lsof`: open files, by process.

@@ -187,7 +187,7 @@ pub const CALLS: [Call; 362] = [
     call(162, "sync", ""),
     call(163, "acct", "s"),
     call(164, "settimeofday", "xx"),
-    call(165, "mount", "sssxx"),
+    call(165, "mount", "sssxs"),
     call(166, "umount2", "sx"),
     call(167, "swapon", "sx"),
     call(168, "swapoff", "s"),

@@ -160,6 +160,11 @@ impl Selection {
         Ok(Selection { numbers: numbers.collect::<Result<_, _>>()?, plain: true })
     }
 
+    /// Names of its calls.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.numbers.iter().filter_map(|number| calls::by_number(*number)).map(|call| call.name).collect()
+    }
+
     /// Is this call in it?
     pub fn has(&self, number: u16) -> bool {
         self.numbers.contains(&number)

@@ -12,23 +12,28 @@ const AT_FDCWD: i32 = -100;
 /// Results of the kernel's own that mean: the call begins again (linux/errno.h).
 const RESTARTS: [(i64, &str); 4] =
     [(512, "ERESTARTSYS"), (513, "ERESTARTNOINTR"), (514, "ERESTARTNOHAND"), (516, "ERESTART_RESTARTBLOCK")];
-/// fcntl.h, for `P`. The access mode is in the lowest two bits.
-const OPEN_FLAGS: [(u64, &str); 14] = [
-    (0o100, "O_CREAT"),
+/// fcntl.h, for `P`, in strace's order. The access mode is in the lowest two bits.
+const OPEN_FLAGS: [(u64, &str); 16] = [
+    (O_CREAT, "O_CREAT"),
     (0o200, "O_EXCL"),
     (0o400, "O_NOCTTY"),
     (0o1000, "O_TRUNC"),
     (0o2000, "O_APPEND"),
     (0o4000, "O_NONBLOCK"),
     (0o4010000, "O_SYNC"),
+    (0o20000, "O_ASYNC"),
     (0o10000, "O_DSYNC"),
     (0o40000, "O_DIRECT"),
-    (0o20200000, "O_TMPFILE"),
-    (0o200000, "O_DIRECTORY"),
     (0o400000, "O_NOFOLLOW"),
+    (0o1000000, "O_NOATIME"),
     (0o2000000, "O_CLOEXEC"),
     (0o10000000, "O_PATH"),
+    (O_TMPFILE, "O_TMPFILE"),
+    (0o200000, "O_DIRECTORY"),
 ];
+const O_CREAT: u64 = 0o100;
+/// `O_DIRECTORY` and a bit of its own.
+const O_TMPFILE: u64 = 0o20200000;
 #[rustfmt::skip]
 const SIGNALS: [&str; 32] = [
     "0", "SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1", "SIGSEGV", "SIGUSR2", "SIGPIPE",
@@ -74,9 +79,8 @@ fn arguments(call: &Traced) -> Vec<String> {
 
 /// A mode after open flags counts only where a file is made.
 fn has_mode(letters: &str, values: &[u64; 6]) -> bool {
-    const CREATES: u64 = 0o20200100;
     let flags = letters.find("PO").map(|index| values[index]);
-    flags.is_none_or(|flags| flags & CREATES != 0)
+    flags.is_none_or(|flags| flags & O_CREAT != 0 || flags & O_TMPFILE == O_TMPFILE)
 }
 
 fn argument(call: &Traced, letter: char, index: u8, value: u64) -> String {
@@ -120,10 +124,12 @@ pub fn quote(bytes: &[u8]) -> String {
             b'\n' => out.push_str("\\n"),
             b'\t' => out.push_str("\\t"),
             b'\r' => out.push_str("\\r"),
+            0x0b => out.push_str("\\v"),
+            0x0c => out.push_str("\\f"),
             0x20..=0x7e => out.push(char::from(*byte)),
             other => {
-                // Three digits where a digit follows.
-                let digit_follows = bytes.get(index + 1).is_some_and(u8::is_ascii_digit);
+                // Three digits where another one follows, which 8 is not.
+                let digit_follows = bytes.get(index + 1).is_some_and(|next| (b'0'..=b'7').contains(next));
                 let _ = if digit_follows { write!(out, "\\{other:03o}") } else { write!(out, "\\{other:o}") };
             }
         }
@@ -267,6 +273,18 @@ mod tests {
                 "openat(AT_FDCWD, \"/etc/passwd\", O_RDONLY|O_CLOEXEC) = 3",
             ),
             (traced(1, [1, 1, 4, 0, 0, 0], &[(1, b"a\x1b[2\n")], 4), "write(1, \"a\\33[2\\n\", 4) = 4"),
+            (
+                traced(1, [1, 1, 8, 0, 0, 0], &[(1, b"\x0b\x0c\x008\x007\0")], 8),
+                "write(1, \"\\v\\f\\08\\0007\\0\", 8) = 8",
+            ),
+            (
+                traced(2, [1, 0o200000 | 0o2000000 | 0o400000, 0, 0, 0, 0], &[(0, b".")], 3),
+                "open(\".\", O_RDONLY|O_NOFOLLOW|O_CLOEXEC|O_DIRECTORY) = 3",
+            ),
+            (
+                traced(2, [1, 0o20200002, 0o600, 0, 0, 0], &[(0, b"/tmp")], 3),
+                "open(\"/tmp\", O_RDWR|O_TMPFILE, 0600) = 3",
+            ),
             (
                 traced(59, [1, 1, 1, 0, 0, 0], &[(0, b"/bin/ls"), (1, b"ls"), (1, b"-l"), (2, b"A=b")], 0),
                 "execve(\"/bin/ls\", [\"ls\", \"-l\"], [\"A=b\"]) = 0",

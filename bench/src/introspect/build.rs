@@ -1,0 +1,69 @@
+//! A build of a small C project, not recorded and recorded. Ours records it as it would an intruder's: it runs in his session, with the
+//! default set, the session's report and its events. The peers are asked for the same calls, without those of which ours
+//! keeps only what goes through terminals and sockets: they cannot tell, and would have more to do.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use introspect::trace::selection::Selection;
+
+use super::terminal::ssh;
+use super::{COMMAND_LIMIT, Looker};
+use crate::honeynet::Honeynet;
+use crate::sample::{self, Samples};
+use crate::shell::Shell;
+
+const ROUNDS: usize = 5;
+const BUILD: &str = "make -s -C /root/project clean program";
+/// After a session's end.
+const UNARMED_AFTER: Duration = Duration::from_secs(2);
+const NOT_PEERS: [&str; 5] = ["read", "readv", "pread64", "ioctl", "close"];
+
+/// Adds by how many percent a recorded build is slower.
+pub fn measure(honeynet: &Honeynet, shell: &mut Shell, samples: &mut Samples) -> anyhow::Result<()> {
+    let calls: Vec<&str> =
+        Selection::default_set().names().into_iter().filter(|name| !NOT_PEERS.contains(name)).collect();
+    // Once for the page cache.
+    one(honeynet, shell, Looker::Nobody, &calls)?;
+    for round in 1..=ROUNDS {
+        let mut bare = 0.0;
+        for looker in Looker::ALL {
+            let seconds = one(honeynet, shell, looker, &calls)?;
+            eprintln!("bench: build, round {round} of {ROUNDS}: {looker:?} {seconds:.3} s");
+            match looker {
+                Looker::Nobody => bare = seconds,
+                _ => samples.add(&looker.sample("build"), (seconds / bare - 1.0) * 100.0),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn one(honeynet: &Honeynet, shell: &mut Shell, looker: Looker, calls: &[&str]) -> anyhow::Result<f64> {
+    if looker == Looker::Ours {
+        let output = ssh(honeynet, &[], &format!("calls time build {BUILD}")).output()?;
+        ensure!(
+            output.status.success(),
+            "ssh: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        std::thread::sleep(UNARMED_AFTER);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (_, seconds) = sample::parse(printed.trim(), "s").context("the session printed no time")?;
+        return Ok(seconds);
+    }
+    if looker == Looker::Audit {
+        shell.run(&format!("bench-audit on {}", calls.join(" ")), COMMAND_LIMIT)?;
+    }
+    let before = match looker {
+        Looker::Strace => format!("strace -f -o /dev/null -e trace={} ", calls.join(",")),
+        _ => String::new(),
+    };
+    let took =
+        shell.measure(&format!("calls time build {before}{BUILD}"), "s", COMMAND_LIMIT)?.median("build");
+    if looker == Looker::Audit {
+        shell.run("bench-audit off", COMMAND_LIMIT)?;
+    }
+    took
+}
