@@ -282,7 +282,11 @@ impl Constant {
         let now = look.bytes(Gva(run.range.start), bytes.min(SHOWN_BYTES_MAX as u64 + 1))?;
         let finding = Finding::Changed {
             what,
-            symbol: named(symbols, Gva(run.range.start)),
+            symbol: match (what, symbols.nearest(Gva(run.range.start))) {
+                // ftrace's place may be behind a landing pad: what counts is whose it is.
+                (What::Ftrace, Some((function, _))) => function.to_owned(),
+                (_, nearest) => named(nearest, run.range.start),
+            },
             address: Gva(run.range.start),
             before: shown(&self.expected[first..first + bytes as usize]),
             after: shown(&now),
@@ -302,10 +306,10 @@ fn extend(runs: &mut Vec<Run>, range: Range<u64>, certainty: Certainty) {
 }
 
 /// `do_sys_open+0x4`.
-fn named(symbols: &Symbols, at: Gva) -> String {
-    match symbols.nearest(at) {
+fn named(nearest: Option<(&str, u64)>, at: u64) -> String {
+    match nearest {
         Some((name, 0)) => name.to_owned(),
         Some((name, offset)) => format!("{name}+{offset:#x}"),
-        None => format!("{:#x}", at.0),
+        None => format!("{at:#x}"),
     }
 }

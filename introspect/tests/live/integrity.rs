@@ -215,3 +215,17 @@ fn a_kprobe_is_named_and_its_breakpoint_is_a_change_of_text() {
     guest.run("echo 0 > /mnt/events/kprobes/ours/enable; echo > /mnt/kprobe_events; umount /mnt");
     assert_eq!(check(&guest, &mut integrity), []);
 }
+
+#[test]
+fn an_ebpf_program_is_named_while_it_is_loaded() {
+    let mut guest = guest();
+    let mut integrity = watch(&guest);
+    let path = super::opened::put(&mut guest, "filter");
+    let pid = guest.run(&format!("{path} & sleep 0.5; echo $!"));
+    let found = check(&guest, &mut integrity);
+    guest.run(&format!("kill {pid}; sleep 0.5"));
+    let [Finding::Changed { what: What::Bpf, symbol, after, .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(symbol, "ours");
+    assert!(after.ends_with("of type 1"), "{after}");
+    assert_eq!(check(&guest, &mut integrity), []);
+}

@@ -166,5 +166,6 @@ fn hiding_itself_is_seen(watched: &mut Watched) {
         panic!("{news:?}");
     };
     assert_eq!(symbol, "rootkit");
-    assert_eq!(after, "not in the list of modules, seen in: memory, sysfs, tree of addresses");
+    // Memory as well, up to Linux 6.8.
+    assert!(after.ends_with("sysfs, tree of addresses"), "{after}");
 }
