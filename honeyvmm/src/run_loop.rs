@@ -184,7 +184,8 @@ impl RunLoop {
         let timer = ThreadTimer::new();
         let end = match (guard, timer) {
             (Ok(guard), Ok(timer)) => {
-                let mut running = Running { it: self, tables: CpuTables::default(), timer, symbols, postponed: 0 };
+                let mut running =
+                    Running { it: self, tables: CpuTables::default(), timer, symbols, postponed: 0 };
                 let end = running.run();
                 // Before the vcpu goes: a late signal would write to its run page.
                 drop(guard);
