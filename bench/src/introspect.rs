@@ -80,6 +80,14 @@ fn rows(samples: &Samples) -> anyhow::Result<Vec<Row>> {
     beside_peers("getppid recorded, added", "getppid", "us", Must::AtMost(1.0))?;
     beside_peers("openat with its path recorded, added", "openat", "us", Must::AtMost(2.0))?;
     beside_peers("build of 21 C files recorded, slower by", "build", "%", Must::AtMost(5.0))?;
+    let least = |looker: Looker| samples.least(&looker.sample("build seconds"));
+    rows.push(Row::new(
+        "the same, fastest build of either",
+        (least(Looker::Ours)? / least(Looker::Nobody)? - 1.0) * 100.0,
+        "%",
+        None,
+        &[],
+    ));
     rows.push(Row::new(
         "getppid not recorded, slower by",
         samples.median("unarmed")?,

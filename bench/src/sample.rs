@@ -28,6 +28,12 @@ impl Samples {
         let values = self.by_name.get(name).with_context(|| format!("{name} was not measured"))?;
         median(values).with_context(|| format!("{name} was not measured"))
     }
+
+    /// The least of all repetitions: the one that was disturbed least, where only the host's other work makes them differ.
+    pub fn least(&self, name: &str) -> anyhow::Result<f64> {
+        let values = self.by_name.get(name).with_context(|| format!("{name} was not measured"))?;
+        values.iter().copied().min_by(f64::total_cmp).with_context(|| format!("{name} was not measured"))
+    }
 }
 
 /// The middle value; none of none.

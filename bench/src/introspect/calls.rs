@@ -1,5 +1,5 @@
-//! One call, with and without somebody who records it. The guest's program times thousands of them; the four take turns, and what is
-//! added is taken within a round, so that what else the host does in that minute is in both.
+//! One call, with and without somebody who records it. The guest's program times thousands of them in short batches, of which the middle one
+//! counts; the four take turns, and what is added is taken within a round, so that what else the host does in that minute is in both.
 
 use std::time::Duration;
 
