@@ -16,8 +16,9 @@ use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
 use crate::hypercall::{After, Caller, CpuTables, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
-use crate::kvm::{Exit, Vcpu};
-use crate::memory::Access;
+use crate::kvm::{Exit, Stop, Vcpu};
+use crate::memory::{Access, Gpa, Gva};
+use crate::paging::AddressSpace;
 use crate::shim::{
     Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, Field, Register, Symbols,
     TRAMPOLINE_EXIT, symbols, window,
@@ -38,6 +39,11 @@ const WITH_ERROR_CODE: [u64; 7] = [8, 10, 11, 12, 13, 14, 17];
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longer than the way from the shim's last look to the guest: a #DE and four emulated instructions.
 const LOOK_AGAIN_NS: u64 = 20_000;
+/// Opcodes of `int3` and `int n`.
+const INT3: u8 = 0xcc;
+const INT: u8 = 0xcd;
+/// A trap is delivered as soon as the vcpu runs again.
+const POSTPONED_MAX: u32 = 4;
 /// Bytes of the two CPL 0 exit stubs, which lie side by side.
 const GATE_EXIT_BYTES: u64 = 64;
 /// Bytes of the fast way out in the trampoline page, either view.
@@ -161,6 +167,8 @@ struct Running {
     tables: CpuTables,
     timer: ThreadTimer,
     symbols: Symbols,
+    /// How often an event was put off in a row because the guest seemed to trap.
+    postponed: u32,
 }
 
 impl RunLoop {
@@ -176,7 +184,8 @@ impl RunLoop {
         let timer = ThreadTimer::new();
         let end = match (guard, timer) {
             (Ok(guard), Ok(timer)) => {
-                let mut running = Running { it: self, tables: CpuTables::default(), timer, symbols };
+                let mut running =
+                    Running { it: self, tables: CpuTables::default(), timer, symbols, postponed: 0 };
                 let end = running.run();
                 // Before the vcpu goes: a late signal would write to its run page.
                 drop(guard);
@@ -412,6 +421,10 @@ impl Running {
         } else if leaves {
             self.look_again_soon();
         } else if stop.cpl == 3 && !self.in_shim(stop.rip) && !self.it.vcpu.exception_pending() {
+            if self.may_be_trapping(&stop) {
+                self.look_again_soon();
+                return None;
+            }
             self.it.area.set_registers(&stop.registers);
             let user = self.it.area.get(Field::KernelMode) == 0;
             if user {
@@ -421,6 +434,19 @@ impl Running {
             self.enter_resume(user);
         }
         None
+    }
+
+    /// Has the guest just executed a trap instruction? KVM does not tell of exceptions and interrupts that software raised while they wait for
+    /// their delivery (kvm_vcpu_ioctl_x86_get_vcpu_events), and would deliver them wherever the registers are put meanwhile. What looks
+    /// like one and stays is none: code may lie behind a breakpoint that only fills a gap.
+    fn may_be_trapping(&mut self, stop: &Stop) -> bool {
+        let space = AddressSpace::new(&self.it.shared.memory, Gpa(stop.cr3));
+        let byte = |at: u64| space.read_array::<1>(Gva(at)).map_or(0, |[byte]| byte);
+        let traps = matches!(byte(stop.rip), INT3 | INT)
+            || byte(stop.rip.wrapping_sub(1)) == INT3
+            || byte(stop.rip.wrapping_sub(2)) == INT;
+        self.postponed = if traps && self.postponed < POSTPONED_MAX { self.postponed + 1 } else { 0 };
+        self.postponed > 0
     }
 
     /// Rings the timer if its time has come, and keeps the host's timer armed for the guest's deadline.

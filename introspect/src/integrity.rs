@@ -2,8 +2,7 @@
 //! kernel's own lists hide, rights that nobody gave.
 //!
 //! What is constant is compared with the kernel's image; what boot writes is taken from the guest once ([`Integrity::reference`]), when nobody
-//! has been in it yet. Data that lives, such as the pointers in open files or in the network's tables, is not compared, nor is what a
-//! process' own top-level page table has instead of the kernel's. Whether something is a rootkit's work or an administrator's is for the reader
+//! has been in it yet. Data that lives, such as the pointers in open files or in the network's tables, is not compared, nor is the text of modules. Whether something is a rootkit's work or an administrator's is for the reader
 //! of the events to say.
 
 pub mod constant;
@@ -20,3 +19,6 @@ mod watch;
 
 pub use finding::{Finding, What};
 pub use watch::{Checked, Inputs, Integrity};
+
+#[cfg(test)]
+mod tests;

@@ -44,16 +44,28 @@ pub struct TrapInfo {
     pub address: u64,
 }
 
-impl TrapInfo {
-    /// The handlers that a vcpu has registered, by vector; for who has the shim's memory alone. The guest can write them.
+/// Where a vcpu's kernel has asked to be entered; for who has the shim's memory alone. The guest can write it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Handlers of traps, by vector.
+    pub traps: Vec<TrapInfo>,
+    /// Of events, of failures to return, of system calls from 64-bit and from 32-bit programs; 0: none.
+    pub callbacks: [u64; 4],
+}
+
+impl Entries {
+    /// What `callbacks` are called, in their order.
+    pub const CALLBACKS: [&str; 4] = ["event", "failsafe", "syscall", "syscall32"];
+
+    /// What this vcpu has registered.
     ///
     /// # Errors
     /// Memory without a window of this vcpu.
-    pub fn registered(shim: &Region, vcpu: u32) -> Result<Vec<TrapInfo>, MemoryError> {
+    pub fn registered(shim: &Region, vcpu: u32) -> Result<Entries, MemoryError> {
         // Windows lie where they lie whatever the domain's RAM.
-        let window = Layout { ram_bytes: 0, vcpus: 1 }.window_gpa(vcpu);
-        let first = window.offset(window::AREA + offset_of!(AreaLayout, traps) as u64);
-        let registered = |vector: u64| {
+        let area = Layout { ram_bytes: 0, vcpus: 1 }.window_gpa(vcpu).offset(window::AREA);
+        let first = area.offset(offset_of!(AreaLayout, traps) as u64);
+        let trap = |vector: u64| {
             let head = shim.read_u64(first.offset(16 * vector))?.to_le_bytes();
             Ok(TrapInfo {
                 vector: head[0],
@@ -62,7 +74,14 @@ impl TrapInfo {
                 address: shim.read_u64(first.offset(16 * vector + 8))?,
             })
         };
-        (0..256).map(registered).collect()
+        let traps = (0..256).map(trap).collect::<Result<_, MemoryError>>()?;
+        let fields =
+            [Field::CallbackEvent, Field::CallbackFailsafe, Field::CallbackSyscall, Field::CallbackSyscall32];
+        let mut callbacks = [0; 4];
+        for (callback, field) in callbacks.iter_mut().zip(fields) {
+            *callback = shim.read_u64(area.offset(field.offset()))?;
+        }
+        Ok(Entries { traps, callbacks })
     }
 }
 

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use honeyvmm::memory::Gva;
 
-use super::finding::{Certainty, Finding, Findings, What, shown};
-use super::forms::{Form, Targets};
+use super::finding::{Certainty, Finding, Findings, SHOWN_BYTES_MAX, What, shown};
+use super::forms::{Form, Kind, Targets};
 use super::hooks::Tracers;
 use super::sites::{Site, Sites};
 use crate::symbols::Symbols;
@@ -22,6 +22,8 @@ use crate::view::{Look, READ_BYTES_MAX, ViewError};
 pub const STEPS_MAX: u32 = 1 << 19;
 /// Differing bytes with at most so many equal ones between them are one change.
 const GAP_BYTES: u64 = 8;
+/// Traced functions that are named; a tracer of all functions is told by them well enough.
+const TRACED_MAX: usize = 16;
 /// A piece that is compared at once, before its bytes are looked at.
 const PIECE_BYTES: usize = 4096;
 /// ftrace's entries.
@@ -48,6 +50,8 @@ pub struct Constant {
 enum Reason {
     /// It may, up to this address.
     Fine(u64),
+    /// A function that is traced.
+    Traced(Site),
     /// It may not.
     None,
     /// It is in a place where a breakpoint stands.
@@ -134,8 +138,11 @@ impl Constant {
         tracers: &Tracers,
         findings: &mut Findings,
     ) -> Result<(), ViewError> {
-        let runs = self.differences(look, symbols, tracers, |constant, at| constant.at_boot(at))?;
-        self.report(look, symbols, &runs, findings)?;
+        // What is traced already is a hook of the reference.
+        let (runs, _) = self.differences(look, symbols, tracers, |constant, at| constant.at_boot(at))?;
+        for run in &runs {
+            self.report(look, symbols, self.what, run, findings)?;
+        }
         let mut kept = runs.into_iter().map(|run| run.range).peekable();
         let mut now = vec![0; READ_BYTES_MAX];
         for first in (0..self.expected.len()).step_by(READ_BYTES_MAX) {
@@ -169,8 +176,12 @@ impl Constant {
         tracers: &Tracers,
         findings: &mut Findings,
     ) -> Result<(), ViewError> {
-        let runs = self.differences(look, symbols, tracers, |_, _| None)?;
-        self.report(look, symbols, &runs, findings)
+        let (runs, traced) = self.differences(look, symbols, tracers, |_, _| None)?;
+        for range in traced {
+            let run = Run { range, certainty: Certainty::Sure };
+            self.report(look, symbols, What::Ftrace, &run, findings)?;
+        }
+        runs.iter().try_for_each(|run| self.report(look, symbols, self.what, run, findings))
     }
 
     fn at_boot(&self, at: u64) -> Option<u64> {
@@ -178,14 +189,15 @@ impl Constant {
         written.or_else(|| self.sites.boot(at))
     }
 
-    /// What differs and may not, where `fine` says up to which address a byte of no running place may.
+    /// What differs and may not, where `fine` says up to which address a byte of no running place may; and where functions are traced that
+    /// were not.
     fn differences(
         &self,
         look: &Look<'_>,
         symbols: &Symbols,
         tracers: &Tracers,
         fine: impl Fn(&Self, u64) -> Option<u64>,
-    ) -> Result<Vec<Run>, ViewError> {
+    ) -> Result<(Vec<Run>, Vec<Range<u64>>), ViewError> {
         let is_function = |at| symbols.nearest(Gva(at)).is_some_and(|(_, offset)| offset == 0);
         let functions: BTreeSet<u64> = tracers.functions.iter().map(|at| at.0).collect();
         let targets = Targets {
@@ -195,6 +207,7 @@ impl Constant {
             tracers: &functions,
         };
         let mut runs: Vec<Run> = Vec::new();
+        let mut traced: Vec<Range<u64>> = Vec::new();
         // Up to where bytes have been judged.
         let mut judged = self.start;
         let mut now = vec![0; READ_BYTES_MAX];
@@ -215,6 +228,12 @@ impl Constant {
                     judged = at + 1;
                     match self.judge(look, at, &targets, &fine)? {
                         Reason::Fine(end) => judged = end.max(judged),
+                        Reason::Traced(site) => {
+                            judged = site.at + site.bytes;
+                            if traced.len() < TRACED_MAX {
+                                traced.push(site.at..judged);
+                            }
+                        }
                         Reason::None => extend(&mut runs, at..at + 1, Certainty::Sure),
                         Reason::Between(site) => {
                             judged = site.at + site.bytes;
@@ -224,7 +243,7 @@ impl Constant {
                 }
             }
         }
-        Ok(runs)
+        Ok((runs, traced))
     }
 
     fn judge(
@@ -241,6 +260,7 @@ impl Constant {
             // Read again: a place may go over the end of what was read at once.
             let bytes = look.bytes(Gva(site.at), site.bytes)?;
             match site.kind.judge(site.at, &bytes, targets) {
+                Form::Legal if site.kind == Kind::Tracer => return Ok(Reason::Traced(*site)),
                 Form::Legal => return Ok(Reason::Fine(site.at + site.bytes)),
                 Form::Between => return Ok(Reason::Between(*site)),
                 Form::Illegal => {}
@@ -253,22 +273,25 @@ impl Constant {
         &self,
         look: &Look<'_>,
         symbols: &Symbols,
-        runs: &[Run],
+        what: What,
+        run: &Run,
         findings: &mut Findings,
     ) -> Result<(), ViewError> {
-        for run in runs {
-            let (first, bytes) = ((run.range.start - self.start) as usize, run.range.end - run.range.start);
-            let now =
-                look.bytes(Gva(run.range.start), bytes.min(super::finding::SHOWN_BYTES_MAX as u64 + 1))?;
-            let finding = Finding::Changed {
-                what: self.what,
-                symbol: named(symbols, Gva(run.range.start)),
-                address: Gva(run.range.start),
-                before: shown(&self.expected[first..first + bytes as usize]),
-                after: shown(&now),
-            };
-            findings.push(run.certainty, finding);
-        }
+        let (first, bytes) = ((run.range.start - self.start) as usize, run.range.end - run.range.start);
+        // One more than is shown tells that there is more.
+        let now = look.bytes(Gva(run.range.start), bytes.min(SHOWN_BYTES_MAX as u64 + 1))?;
+        let finding = Finding::Changed {
+            what,
+            symbol: match (what, symbols.nearest(Gva(run.range.start))) {
+                // ftrace's place may be behind a landing pad: what counts is whose it is.
+                (What::Ftrace, Some((function, _))) => function.to_owned(),
+                (_, nearest) => named(nearest, run.range.start),
+            },
+            address: Gva(run.range.start),
+            before: shown(&self.expected[first..first + bytes as usize]),
+            after: shown(&now),
+        };
+        findings.push(run.certainty, finding);
         Ok(())
     }
 }
@@ -283,10 +306,10 @@ fn extend(runs: &mut Vec<Run>, range: Range<u64>, certainty: Certainty) {
 }
 
 /// `do_sys_open+0x4`.
-fn named(symbols: &Symbols, at: Gva) -> String {
-    match symbols.nearest(at) {
+fn named(nearest: Option<(&str, u64)>, at: u64) -> String {
+    match nearest {
         Some((name, 0)) => name.to_owned(),
         Some((name, offset)) => format!("{name}+{offset:#x}"),
-        None => format!("{:#x}", at.0),
+        None => format!("{at:#x}"),
     }
 }

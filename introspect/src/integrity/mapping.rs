@@ -1,28 +1,45 @@
 //! The kernel's page tables for its own text and read-only data: each page is where the kernel was loaded, and none becomes writable.
 //!
-//! All other comparisons read memory where the kernel was loaded; this one tells when that is not what the processor sees. The page tables
-//! are those that all processes share (`init_top_pgt`); the top entry that a process has of its own is not looked at.
+//! All other comparisons read memory where the kernel was loaded; this one tells when that is not what the processor sees. The tables are
+//! those that all processes share (`init_top_pgt`); that each process does share them is looked at too.
 
 use honeyvmm::memory::{Gva, PAGE_SIZE};
 
 use super::finding::{Certainty, Finding, Findings, What};
 use crate::symbols::Symbols;
-use crate::view::layout::{Unknown, symbol};
+use crate::view::layout::{Unknown, layout, symbol};
 use crate::view::{KERNEL_MAP, Look, ViewError};
+use crate::walk::task::Task;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 const LARGE: u64 = 0x80;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const ENTRIES: u64 = 512;
+/// Of the top table: the last 512 GiB, where the kernel's image is.
+const TOP_ENTRY: u64 = ENTRIES - 1;
 const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
 /// Bytes that a table of the last level maps.
 const TABLE_SPAN: u64 = ENTRIES * PAGE_SIZE;
+
+layout! {
+    TaskLayout = "task_struct" {
+        mm: "mm",
+    }
+}
+
+layout! {
+    MmLayout = "mm_struct" {
+        root: "pgd",
+    }
+}
 
 /// The pages, and which of them are writable.
 #[derive(Debug)]
 pub struct Mapping {
     root: Gva,
+    task: TaskLayout,
+    mm: MmLayout,
     ranges: [std::ops::Range<u64>; 2],
     /// Of each page, by address.
     reference: Vec<u64>,
@@ -37,6 +54,8 @@ impl Mapping {
         let address = |name| symbol(symbols, name).map(|at| at.0 & !(PAGE_SIZE - 1));
         Ok(Self {
             root: symbol(symbols, "init_top_pgt")?,
+            task: TaskLayout::of(symbols)?,
+            mm: MmLayout::of(symbols)?,
             ranges: [
                 address("_stext")?..address("_etext")?,
                 address("__start_rodata")?..address("__end_rodata")?,
@@ -93,6 +112,40 @@ impl Mapping {
         Ok(())
     }
 
+    /// Tells which processes see another kernel than the others.
+    ///
+    /// # Errors
+    /// [`ViewError`] if what all share cannot be read.
+    pub fn check_roots(
+        &self,
+        look: &Look<'_>,
+        tasks: &[Task],
+        findings: &mut Findings,
+    ) -> Result<(), ViewError> {
+        let top = |root: Gva| look.u64(Gva(root.0.wrapping_add(8 * TOP_ENTRY)));
+        let expected = top(self.root)? & FRAME;
+        let top_of = |task: &Task| {
+            let mm = look.pointer(self.task.mm.of(task.at)).ok().filter(|mm| mm.0 != 0)?;
+            let root = look.pointer(self.mm.root.of(mm)).ok()?;
+            Some((root, top(root).ok()?))
+        };
+        for task in tasks.iter().filter(|task| !task.kernel_thread && task.pid == task.tgid) {
+            // It may end while we look.
+            let Some((root, entry)) = top_of(task).filter(|(_, entry)| entry & FRAME != expected) else {
+                continue;
+            };
+            let finding = Finding::Changed {
+                what: What::Mapping,
+                symbol: format!("kernel of pid {} ({})", task.pid, task.comm),
+                address: Gva(root.0.wrapping_add(8 * TOP_ENTRY)),
+                before: shown(expected | PRESENT),
+                after: shown(entry),
+            };
+            findings.push(Certainty::SeenTwice, finding);
+        }
+        Ok(())
+    }
+
     /// Frame, presence and writability of each page, as the page tables say.
     fn entries(&self, look: &Look<'_>) -> Result<Vec<u64>, ViewError> {
         let mut entries = Vec::with_capacity(self.reference.len());
@@ -124,7 +177,7 @@ impl Mapping {
                 let page = |index| (first + index * PAGE_SIZE) | (entry & (PRESENT | WRITABLE));
                 return Ok((0..ENTRIES).map(page).collect());
             }
-            table = Gva(LINEAR_MAP + (entry & FRAME));
+            table = Gva(LINEAR_MAP.wrapping_add(entry & FRAME));
         }
         let bytes = look.bytes(table, PAGE_SIZE)?;
         let words = bytes.chunks_exact(8);

@@ -22,6 +22,8 @@ const ALTERNATIVE_BYTES: u64 = 12;
 /// `struct paravirt_patch_site`: address, type, length.
 const PARAVIRT_BYTES: usize = 16;
 const PAGE_BYTES: u64 = 4096;
+/// Kinds of constants and their bytes: an address, the bits of a shift.
+const CONSTANTS: [(&str, u64); 2] = [("ptr_", 8), ("shift_", 1)];
 /// Labels in ftrace's own entry code whose calls it patches.
 const TRACER_CALLS: [&str; 3] = ["ftrace_call", "ftrace_regs_call", "ftrace_graph_call"];
 
@@ -58,6 +60,7 @@ impl Sites {
         let mut boot = tables.alternatives();
         boot.extend(tables.paravirt());
         boot.extend(tables.branches());
+        boot.extend(tables.constants());
         boot.extend(tables.of_xen());
         Self { running, boot: merged(boot) }
     }
@@ -194,6 +197,16 @@ impl<'a> Tables<'a> {
         let branches = places.into_iter().map(|at| at..at + branch_bytes(self.code(at)));
         let pads = self.relative("__ibt_endbr_seal", "__ibt_endbr_seal_end", DISTANCE_BYTES);
         branches.chain(pads.into_iter().map(|at| at..at + ENDBR_BYTES)).collect()
+    }
+
+    /// Constants that are known when it has booted, and are then part of instructions (`include/asm/runtime-const.h`, since 6.11): a table each.
+    fn constants(&self) -> Vec<Range<u64>> {
+        let tables = self.symbols.symbols().filter_map(|symbol| {
+            let name = symbol.name.strip_prefix("__start_runtime_")?;
+            let bytes = CONSTANTS.iter().find(|(kind, _)| name.starts_with(kind))?.1;
+            Some((self.relative(symbol.name, &format!("__stop_runtime_{name}"), DISTANCE_BYTES), bytes))
+        });
+        tables.flat_map(|(places, bytes)| places.into_iter().map(move |at| at..at + bytes)).collect()
     }
 
     /// What no table names: the page of stubs that the domain's builder fills, and the jump by which all returns to user mode go through

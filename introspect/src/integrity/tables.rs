@@ -1,9 +1,10 @@
-//! Tables through which a program enters the kernel: those of system calls, against the image, and the handlers of traps.
+//! Tables through which a program enters the kernel: those of system calls, against the image, and what each vcpu has registered with the
+//! hypervisor, which a processor of its own would have in its IDT and in `LSTAR`.
 
 use std::ops::Range;
 
 use honeyvmm::memory::Gva;
-use honeyvmm::shim::TrapInfo;
+use honeyvmm::shim::{Entries, TrapInfo};
 
 use super::finding::{Certainty, Finding, Findings, What};
 use super::hooks::place;
@@ -85,46 +86,46 @@ impl CallTable {
     }
 }
 
-/// The handlers of traps that each vcpu has registered.
+/// What each vcpu has registered.
 #[derive(Debug, Default)]
-pub struct Traps(Vec<Vec<TrapInfo>>);
+pub struct Registered(Vec<Entries>);
 
-impl Traps {
-    /// As they are in a guest that has booted.
+impl Registered {
+    /// As it is in a guest that has booted.
     #[must_use]
-    pub fn take(now: &[Vec<TrapInfo>]) -> Self {
+    pub fn take(now: &[Entries]) -> Self {
         Self(now.to_vec())
     }
 
-    /// Tells which have changed, and which lead out of the kernel's text. A vcpu that came later has those of the first.
-    pub fn check(
-        &self,
-        now: &[Vec<TrapInfo>],
-        symbols: &Symbols,
-        modules: &[Module],
-        findings: &mut Findings,
-    ) {
-        let is_registered = |traps: &&Vec<TrapInfo>| traps.iter().any(|trap| trap.address != 0);
-        for (vcpu, traps) in now.iter().enumerate().filter(|(_, traps)| is_registered(traps)) {
-            let Some(reference) = self.0.get(vcpu).filter(is_registered).or(self.0.first()) else { continue };
-            for (vector, (before, after)) in reference.iter().zip(traps).enumerate() {
-                let leads_out = after.address != 0 && symbols.nearest(Gva(after.address)).is_none();
-                if before == after && !leads_out {
-                    continue;
-                }
-                let named = |trap: &TrapInfo| match trap.address {
-                    0 => "none".to_owned(),
-                    address => format!("{} flags {}", named(symbols, modules, address), trap.flags),
-                };
-                let finding = Finding::Changed {
-                    what: What::Trap,
-                    symbol: format!("vector {vector} of vcpu {vcpu}"),
-                    address: Gva(after.address),
-                    before: named(before),
-                    after: named(after),
-                };
-                // A list of handlers is written one by one.
+    /// Tells what has changed, and what leads out of the kernel's text. A vcpu that came later has what the first one has.
+    pub fn check(&self, now: &[Entries], symbols: &Symbols, modules: &[Module], findings: &mut Findings) {
+        let is_up = |entries: &&Entries| entries.callbacks != [0; 4];
+        for (vcpu, entries) in now.iter().enumerate().filter(|(_, entries)| is_up(entries)) {
+            let Some(reference) = self.0.get(vcpu).filter(is_up).or(self.0.first()) else { continue };
+            let shown = |trap: &TrapInfo| match trap.address {
+                0 => "none".to_owned(),
+                address => format!("{} flags {}", named(symbols, modules, address), trap.flags),
+            };
+            let mut tell = |symbol: String, address: u64, before: String, after: String| {
+                let finding =
+                    Finding::Changed { what: What::Trap, symbol, address: Gva(address), before, after };
+                // They are registered one by one.
                 findings.push(Certainty::SeenTwice, finding);
+            };
+            let leads_out = |address: u64| address != 0 && symbols.nearest(Gva(address)).is_none();
+            for (vector, (before, after)) in reference.traps.iter().zip(&entries.traps).enumerate() {
+                if before != after || leads_out(after.address) {
+                    let symbol = format!("vector {vector} of vcpu {vcpu}");
+                    tell(symbol, after.address, shown(before), shown(after));
+                }
+            }
+            let callbacks = reference.callbacks.iter().zip(&entries.callbacks);
+            for (name, (before, after)) in Entries::CALLBACKS.iter().zip(callbacks) {
+                if before != after || leads_out(*after) {
+                    let symbol = format!("{name} callback of vcpu {vcpu}");
+                    let of = |address| named(symbols, modules, address);
+                    tell(symbol, *after, of(*before), of(*after));
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::memory::Gva;
-use honeyvmm::shim::TrapInfo;
+use honeyvmm::shim::Entries;
 
 use super::constant::{self, Constant};
 use super::credentials::Credentials;
@@ -13,7 +13,7 @@ use super::finding::{Certainty, Confirmation, Finding, Findings, Told, What};
 use super::hidden::{MissingFrom, hidden_tasks};
 use super::hooks::{self, Hook, Hooks, Tracers, check_new};
 use super::mapping::Mapping;
-use super::tables::{CallTables, Traps};
+use super::tables::{CallTables, Registered};
 use super::unlisted::Unlisted;
 use crate::symbols::Symbols;
 use crate::symbols::segments::Segments;
@@ -27,14 +27,16 @@ use crate::walk::tasks::{self, Tasks, Threads};
 
 /// Letters of a module that nobody signed: built elsewhere, without a signature, loaded by force.
 const FOREIGN: [char; 3] = ['O', 'E', 'F'];
+/// Modules that have left the list and are remembered.
+const MODULES_MAX: usize = 256;
 /// Steps of a look at page tables and tables.
 const TABLE_STEPS_MAX: u32 = 1 << 12;
 
 /// What a check is told beside the guest's RAM.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The handlers that each vcpu has registered, by vector.
-    pub traps: &'a [Vec<TrapInfo>],
+    /// What each vcpu has registered.
+    pub entries: &'a [Entries],
     /// Vcpus that are up: 0 to `vcpus - 1`.
     pub vcpus: u32,
     /// Processes that made system calls since the last check, and have not ended.
@@ -60,12 +62,14 @@ pub struct Integrity {
     data: Constant,
     calls: CallTables,
     mapping: Mapping,
-    traps: Traps,
+    registered: Registered,
     hooks: Result<Hooks, Unknown>,
     hooks_before: HashSet<Hook>,
     modules: Result<(Modules, Unlisted), Unknown>,
     /// Modules that were there when the reference was taken.
     modules_before: HashSet<Gva>,
+    /// Modules that were in the list once, to name what is theirs when they have left it.
+    modules_seen: Vec<Module>,
     tasks: Result<(Tasks, Pids, Credentials), Unknown>,
     confirmation: Confirmation,
     told: Told,
@@ -86,11 +90,12 @@ impl Integrity {
             text: Constant::text(&symbols, &segments)?,
             data: Constant::data(&symbols, &segments, calls.ranges())?,
             mapping: Mapping::of(&symbols)?,
-            traps: Traps::default(),
+            registered: Registered::default(),
             hooks: Hooks::of(&symbols),
             hooks_before: HashSet::new(),
             modules: of_modules(),
             modules_before: HashSet::new(),
+            modules_seen: Vec::new(),
             tasks: of_tasks(),
             confirmation: Confirmation::default(),
             told: Told::default(),
@@ -126,7 +131,7 @@ impl Integrity {
             round.note("text and read-only data", taken);
         }
         round.note("page tables", self.mapping.take(&view.look(TABLE_STEPS_MAX)));
-        self.traps = Traps::take(inputs.traps);
+        self.registered = Registered::take(inputs.entries);
         self.has_reference = true;
         self.finish(round)
     }
@@ -139,23 +144,24 @@ impl Integrity {
         }
         let symbols = Arc::clone(&self.symbols);
         let listed = self.listed(view, &mut round);
-        let hooks = self.hooks_now(view, &listed, &mut round);
+        self.remember(&listed);
+        let hooks = self.hooks_now(view, &self.modules_seen, &mut round);
         check_new(&self.hooks_before, &hooks, &mut round.findings);
-        let tracers = self.tracers(view, &mut round);
-        let findings = &mut round.findings;
-        let look = view.look(TABLE_STEPS_MAX);
-        let calls = self.calls.check(&look, &symbols, &listed, findings);
-        let mapping = self.mapping.check(&look, &symbols, findings);
-        self.traps.check(inputs.traps, &symbols, &listed, findings);
-        let text = self.text.check(&view.look(constant::STEPS_MAX), &symbols, &tracers, findings);
-        let data = self.data.check(&view.look(constant::STEPS_MAX), &symbols, &tracers, findings);
-        for (what, result) in
-            [("system calls", calls), ("page tables", mapping), ("text", text), ("read-only data", data)]
-        {
-            round.note(what, result);
-        }
+        let (look, seen) = (view.look(TABLE_STEPS_MAX), &self.modules_seen);
+        let calls = self.calls.check(&look, &symbols, seen, &mut round.findings);
+        let mapping = self.mapping.check(&look, &symbols, &mut round.findings);
+        self.registered.check(inputs.entries, &symbols, seen, &mut round.findings);
+        round.note("system calls", calls);
+        round.note("page tables", mapping);
         self.check_modules(view, &listed, &mut round);
         self.check_tasks(view, inputs, &mut round);
+        // Last, because there may be most of it.
+        let tracers = self.tracers(view, &mut round);
+        for part in [&self.text, &self.data] {
+            let look = view.look(constant::STEPS_MAX);
+            let checked = part.check(&look, &symbols, &tracers, &mut round.findings);
+            round.note("text and read-only data", checked);
+        }
         self.finish(round)
     }
 
@@ -186,6 +192,16 @@ impl Integrity {
         let listing = modules.list(&view.look(modules::STEPS_MAX));
         round.note("modules", listing.incomplete.map_or(Ok(()), Err));
         listing.items
+    }
+
+    /// Keeps the names of modules that leave the list, as long as no other takes their place.
+    fn remember(&mut self, listed: &[Module]) {
+        let end = |module: &Module| module.address.saturating_add(module.size);
+        let overlaps = |a: &Module, b: &Module| a.address < end(b) && b.address < end(a);
+        let mut seen = listed.to_vec();
+        let left = self.modules_seen.drain(..).filter(|old| !listed.iter().any(|new| overlaps(old, new)));
+        seen.extend(left.take(MODULES_MAX));
+        self.modules_seen = seen;
     }
 
     fn hooks_now(&self, view: &View, listed: &[Module], round: &mut Round) -> Vec<Hook> {
@@ -245,6 +261,8 @@ impl Integrity {
             return;
         }
         check_callers(inputs.callers, &listing.items, &pids.list(&look).items, &mut round.findings);
+        let roots = self.mapping.check_roots(&look, &listing.items, &mut round.findings);
+        round.note("page tables of processes", roots);
         let looked = credentials.look(&look, &listing.items, inputs.explained, &mut round.findings);
         round.note("credentials", looked);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use events::Event;
 use honeyvmm::memory::{Gva, Region};
-use honeyvmm::shim::TrapInfo;
+use honeyvmm::shim::Entries;
 use jiff::Timestamp;
 
 use super::ObserverConfig;
@@ -154,9 +154,9 @@ impl Guard {
         explained: &HashSet<u32>,
         look: impl FnOnce(&mut Integrity, &Inputs<'_>) -> Checked,
     ) -> Checked {
-        let traps = (0..self.vcpus).map(|vcpu| TrapInfo::registered(&self.shim, vcpu).unwrap_or_default());
-        let traps: Vec<Vec<TrapInfo>> = traps.collect();
-        let inputs = Inputs { traps: &traps, vcpus: self.vcpus, callers: &self.callers, explained };
+        let entries = (0..self.vcpus).map(|vcpu| Entries::registered(&self.shim, vcpu).unwrap_or_default());
+        let entries: Vec<Entries> = entries.collect();
+        let inputs = Inputs { entries: &entries, vcpus: self.vcpus, callers: &self.callers, explained };
         look(&mut self.integrity, &inputs)
     }
 

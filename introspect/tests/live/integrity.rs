@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::memory::{Access, Gpa};
-use honeyvmm::shim::TrapInfo;
+use honeyvmm::shim::Entries;
 use introspect::integrity::hidden::{MissingFrom, hidden_tasks};
 use introspect::integrity::hooks::{self, Hook, Hooks};
 use introspect::integrity::{Finding, Inputs, Integrity, What};
@@ -68,9 +68,9 @@ fn watch(guest: &Guest) -> Integrity {
 }
 
 fn look<T>(guest: &Guest, take: impl FnOnce(&Inputs<'_>) -> T) -> T {
-    let traps = [TrapInfo::registered(&guest.shim, 0).unwrap()];
+    let entries = [Entries::registered(&guest.shim, 0).unwrap()];
     let (callers, explained) = (HashSet::new(), HashSet::new());
-    take(&Inputs { traps: &traps, vcpus: 1, callers: &callers, explained: &explained })
+    take(&Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained })
 }
 
 fn check(guest: &Guest, integrity: &mut Integrity) -> Vec<Finding> {
@@ -137,25 +137,32 @@ fn a_handler_of_a_trap_that_leads_elsewhere_is_named_at_the_second_look() {
     const PAGE_FAULT: usize = 14;
     let guest = guest();
     let mut integrity = watch(&guest);
-    let mut traps = [TrapInfo::registered(&guest.shim, 0).unwrap()];
-    traps[0][PAGE_FAULT].address += 1;
+    let mut entries = [Entries::registered(&guest.shim, 0).unwrap()];
+    entries[0].traps[PAGE_FAULT].address += 1;
+    entries[0].callbacks[2] += 1;
     let (callers, explained) = (HashSet::new(), HashSet::new());
-    let inputs = Inputs { traps: &traps, vcpus: 1, callers: &callers, explained: &explained };
+    let inputs = Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained };
     assert_eq!(integrity.check(&guest.view, &inputs).findings, []);
     assert!(integrity.is_waiting());
     let found = integrity.check(&guest.view, &inputs).findings;
-    let [Finding::Changed { what: What::Trap, symbol, before, .. }] = &found[..] else { panic!("{found:?}") };
-    assert_eq!(symbol, "vector 14 of vcpu 0");
-    assert!(before.contains("page_fault"), "{before}");
+    let told = found.iter().filter_map(|finding| match finding {
+        Finding::Changed { what: What::Trap, symbol, before, .. } => Some((symbol.as_str(), before.as_str())),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    let [("vector 14 of vcpu 0", trap), ("syscall callback of vcpu 0", callback)] = told[..] else {
+        panic!("{found:?}");
+    };
+    assert!(trap.contains("page_fault") && callback.contains("SYSCALL_64"), "{trap} {callback}");
 }
 
 #[test]
 fn who_calls_and_is_in_no_book_is_hidden() {
     let guest = guest();
     let mut integrity = watch(&guest);
-    let traps = [TrapInfo::registered(&guest.shim, 0).unwrap()];
+    let entries = [Entries::registered(&guest.shim, 0).unwrap()];
     let (callers, explained) = (HashSet::from([1, 31_999]), HashSet::new());
-    let inputs = Inputs { traps: &traps, vcpus: 1, callers: &callers, explained: &explained };
+    let inputs = Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained };
     assert_eq!(integrity.check(&guest.view, &inputs).findings, []);
     let found = integrity.check(&guest.view, &inputs).findings;
     assert!(
@@ -206,5 +213,19 @@ fn a_kprobe_is_named_and_its_breakpoint_is_a_change_of_text() {
         .collect();
     assert_eq!(kinds, HashSet::from([What::Kprobe, What::Text]), "{found:?}");
     guest.run("echo 0 > /mnt/events/kprobes/ours/enable; echo > /mnt/kprobe_events; umount /mnt");
+    assert_eq!(check(&guest, &mut integrity), []);
+}
+
+#[test]
+fn an_ebpf_program_is_named_while_it_is_loaded() {
+    let mut guest = guest();
+    let mut integrity = watch(&guest);
+    let path = super::opened::put(&mut guest, "filter");
+    let pid = guest.run(&format!("{path} & sleep 0.5; echo $!"));
+    let found = check(&guest, &mut integrity);
+    guest.run(&format!("kill {pid}; sleep 0.5"));
+    let [Finding::Changed { what: What::Bpf, symbol, after, .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(symbol, "ours");
+    assert!(after.ends_with("of type 1"), "{after}");
     assert_eq!(check(&guest, &mut integrity), []);
 }

@@ -14,3 +14,4 @@ mod rootkit;
 mod rootkit_module;
 mod sockets;
 mod tasks;
+mod tracer;

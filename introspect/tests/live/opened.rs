@@ -24,15 +24,22 @@ const FLAGS: [&str; 10] = [
     "-s",
 ];
 
+/// Builds `sources/NAME.c` and puts it into the guest, once; answers its path there.
+pub fn put(guest: &mut Guest, name: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/live/sources/{name}.c"));
+    assert!(Command::new("gcc").args(FLAGS).arg("-o").arg(&program).arg(source).status().unwrap().success());
+    let path = format!("/tmp/{name}");
+    if guest.run(&format!("ls {path}")).contains("No such file") {
+        guest.put_program(&path, &std::fs::read(&program).unwrap());
+    }
+    path
+}
+
 /// Runs the program; answers its number.
 fn start(guest: &mut Guest) -> u32 {
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("open");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/sources/open.c");
-    assert!(Command::new("gcc").args(FLAGS).arg("-o").arg(&program).arg(source).status().unwrap().success());
-    if guest.run("ls /tmp/open").contains("No such file") {
-        guest.put_program("/tmp/open", &std::fs::read(&program).unwrap());
-    }
+    put(guest, "open");
     let pid = guest.run("/tmp/open & echo $!").parse().unwrap();
     let tasks = Tasks::of(&guest.symbols).unwrap();
     super::tasks::wait_for(&guest.view, &tasks, pid, |task| task.comm == "open" && task.state == 'S');

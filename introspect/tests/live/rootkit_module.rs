@@ -51,14 +51,14 @@ fn rootkit(release: &str) -> PathBuf {
 
 /// The folder to build in: headers, and the programs that building takes, unpacked below `work`.
 fn headers(release: &str, work: &Path) -> PathBuf {
-    // 6.1.0-56-cloud-amd64: the common headers are those of 6.1.0-56, the programs those of 6.1.
-    let common = release.split("-cloud").next().unwrap();
-    let series: Vec<&str> = release.split(['.', '-']).take(2).collect();
-    let packages = [
-        format!("linux-headers-{release}"),
-        format!("linux-headers-{common}-common"),
-        format!("linux-kbuild-{}", series.join(".")),
-    ];
+    let package = format!("linux-headers-{release}");
+    let depends = Command::new("apt-cache").args(["depends", "--important", &package]).output().unwrap();
+    let depends = String::from_utf8(depends.stdout).unwrap();
+    let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    // The common headers, and the programs that building takes.
+    let others =
+        names.filter(|name| ["linux-headers-", "linux-kbuild-"].iter().any(|kind| name.starts_with(kind)));
+    let packages: Vec<&str> = std::iter::once(package.as_str()).chain(others).collect();
     run(Command::new("apt-get").args(["download", "-q"]).args(&packages).current_dir(work));
     let tree = work.join("tree");
     for file in fs::read_dir(work).unwrap().flatten().map(|entry| entry.path()) {

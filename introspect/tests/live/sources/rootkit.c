@@ -50,7 +50,7 @@ static int hook_call(void)
 
 	if (!pte || level != PG_LEVEL_4K)
 		return -ENOENT;
-	set_pte(pte, pte_mkwrite(*pte));
+	set_pte(pte, pte_set_flags(*pte, _PAGE_RW));
 	__flush_tlb_all();
 	WRITE_ONCE(table[__NR_kill], (unsigned long)hooked);
 	set_pte(pte, pte_wrprotect(*pte));
