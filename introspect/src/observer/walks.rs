@@ -135,10 +135,10 @@ impl Walks {
     }
 
     /// The contents of an open file. A file of which no page is in memory is not found.
-    fn of_file(&self, file: Gva, access: impl Fn(Access) -> bool) -> Option<Found> {
+    fn of_file(&self, file: Gva) -> Option<Found> {
         let look = self.view.look(TASK_STEPS_MAX);
         let opened = self.files.as_ref().ok()?.opened(&look, 0, file).ok()?;
-        if opened.file_type != FileType::Regular || !access(opened.access) || opened.size == 0 {
+        if opened.file_type != FileType::Regular || !is_written(opened.access) || opened.size == 0 {
             return None;
         }
         let look = self.view.look(page_cache::STEPS_MAX);
@@ -174,14 +174,13 @@ impl Guest for Walks {
         self.tasks.as_ref().ok()?.task(&look, Gva(task)).ok()?.cwd
     }
 
-    fn program(&self, task: u64) -> Option<Found> {
+    fn program(&self, task: u64) -> Option<(Inode, String)> {
         let look = self.view.look(TASK_STEPS_MAX);
-        let file = self.tasks.as_ref().ok()?.exe_file(&look, Gva(task))?;
-        self.of_file(file, |_| true)
+        self.inode(self.tasks.as_ref().ok()?.exe_file(&look, Gva(task))?.0)
     }
 
     fn written(&self, file: u64) -> Option<Found> {
-        self.of_file(Gva(file), is_written)
+        self.of_file(Gva(file))
     }
 
     fn inode(&self, file: u64) -> Option<(Inode, String)> {
@@ -212,6 +211,6 @@ impl Guest for Walks {
         };
         let opened = files.list(&self.view.look(TASK_STEPS_MAX), Gva(task)).items.into_iter();
         let written = opened.filter(|file| file.file_type == FileType::Regular && is_written(file.access));
-        written.take(WRITTEN_MAX).filter_map(|file| self.of_file(file.at, is_written)).collect()
+        written.take(WRITTEN_MAX).filter_map(|file| self.of_file(file.at)).collect()
     }
 }

@@ -32,8 +32,8 @@ pub trait Guest {
     fn arguments(&self, task: u64) -> Option<Vec<String>>;
     /// The folder that it works in.
     fn folder(&self, task: u64) -> Option<String>;
-    /// The program that it runs.
-    fn program(&self, task: u64) -> Option<Found>;
+    /// Which file the program is that it runs, and its name. What is in it is asked for only where it matters: a compiler has thirty megabytes.
+    fn program(&self, task: u64) -> Option<(Inode, String)>;
     /// The ordinary file of this `struct file`, if it is open for writing.
     fn written(&self, file: u64) -> Option<Found>;
     /// Which ordinary file this `struct file` is of.

@@ -319,9 +319,12 @@ impl Sessions {
         if let Some(live) = self.live.get_mut(id) {
             self.events.push(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
         }
-        if let Some(found) = guest.program(call.enter.task).filter(|found| self.written.is_foreign(found)) {
-            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "run" };
-            self.keep(id, &found, how, call.enter.tgid, at);
+        let program = guest.program(call.enter.task);
+        if let Some((inode, path)) = program.filter(|(inode, path)| self.written.is_foreign(inode.file, path))
+            && let Some(contents) = guest.contents(inode)
+        {
+            let how = if path.starts_with("/memfd:") { "memfd" } else { "run" };
+            self.keep(id, &Found { path, ..contents }, how, call.enter.tgid, at);
         }
     }
 

@@ -68,7 +68,7 @@ impl Guest for Known {
         None
     }
 
-    fn program(&self, _task: u64) -> Option<Found> {
+    fn program(&self, _task: u64) -> Option<(guest::Inode, String)> {
         None
     }
 
