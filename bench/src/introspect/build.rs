@@ -18,6 +18,8 @@ const ROUNDS: usize = 9;
 /// The peers are far off, and slow: they need fewer.
 const PEERS_EVERY: usize = 4;
 const BUILD: &str = "make -s -C /root/project clean program";
+/// A login's environment is another than the console's, and gcc looks for its parts in every folder of PATH.
+const ENVIRONMENT: &str = "env -i PATH=/usr/local/bin:/usr/bin";
 /// After a session's end.
 const UNARMED_AFTER: Duration = Duration::from_secs(2);
 const NOT_PEERS: [&str; 5] = ["read", "readv", "pread64", "ioctl", "close"];
@@ -46,7 +48,7 @@ pub fn measure(honeynet: &Honeynet, shell: &mut Shell, samples: &mut Samples) ->
 
 fn one(honeynet: &Honeynet, shell: &mut Shell, looker: Looker, names: &[&str]) -> anyhow::Result<f64> {
     if looker == Looker::Ours {
-        let output = ssh(honeynet, &[], &format!("calls time build {BUILD}")).output()?;
+        let output = ssh(honeynet, &[], &format!("{ENVIRONMENT} calls time build {BUILD}")).output()?;
         ensure!(
             output.status.success(),
             "ssh: {}: {}",
@@ -68,8 +70,9 @@ fn one(honeynet: &Honeynet, shell: &mut Shell, looker: Looker, names: &[&str]) -
         Looker::Strace => format!("strace -f -o /dev/null -e trace={} ", names.join(",")),
         _ => String::new(),
     };
-    let took =
-        shell.measure(&format!("calls time build {before}{BUILD}"), "s", COMMAND_LIMIT)?.median("build");
+    let took = shell
+        .measure(&format!("{ENVIRONMENT} calls time build {before}{BUILD}"), "s", COMMAND_LIMIT)?
+        .median("build");
     if looker == Looker::Audit {
         shell.run("bench-audit off", COMMAND_LIMIT)?;
     }
