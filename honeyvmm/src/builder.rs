@@ -3,6 +3,8 @@
 //! In physical order: kernel, initramfs, p2m list, start_info, xenstore page, console page, stack, page tables. The initial
 //! mapping ends exactly with the last page table: Linux takes what lies beyond for its own and warns of insecure mappings otherwise.
 
+use std::ops::Range;
+
 use crate::memory::{Access, EvtchnPort, Gfn, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE};
 use crate::shim::{Backend, Layout, install_slots};
 
@@ -72,7 +74,7 @@ pub struct Ports {
 }
 
 /// Where the built domain starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartOfDay {
     /// Instruction pointer.
     pub entry: Gva,
@@ -86,6 +88,8 @@ pub struct StartOfDay {
     pub store: Gfn,
     /// The console ring's page.
     pub console: Gfn,
+    /// Kernel, initramfs and what is listed above. What lies beyond is the kernel's to allocate from.
+    pub image: Range<Gpa>,
 }
 
 /// Frame numbers of the start-of-day structures.
@@ -196,6 +200,7 @@ pub fn build(
     }
     let kernel_end =
         kernel.segments.iter().map(|(at, _, bytes)| at.0.saturating_add(*bytes)).max().unwrap_or(0);
+    let kernel_start = kernel.segments.iter().map(|(at, ..)| *at).min().unwrap_or(Gpa(0));
     let ramdisk_bytes = ramdisk.as_ref().map_or(0, |(bytes, _)| *bytes);
     let plan = plan(kernel_end, ramdisk_bytes, layout.ram_bytes)?;
     load(memory, kernel, ramdisk, &plan, layout)?;
@@ -212,6 +217,7 @@ pub fn build(
         cr3,
         store: Gfn(plan.store),
         console: Gfn(plan.console),
+        image: kernel_start..Gpa((plan.tables + plan.table_count) * PAGE_SIZE),
     })
 }
 

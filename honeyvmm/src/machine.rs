@@ -3,6 +3,7 @@
 //! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
 //! shut down and look.
 
+use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use crate::hypercall::Shared;
 use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
 use crate::kvm::{KvmError, Vcpu, Vm};
-use crate::memory::{Access, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
+use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
 use crate::server::{ConsoleStream, Server, Wake};
 use crate::shim::trace::Trace;
@@ -184,6 +185,21 @@ fn write_home(
     Ok(())
 }
 
+/// A booting kernel touches all of its image, also where that is zero and was not copied, and then allocates upwards from the image's
+/// end; no decoy has less than this share of its RAM in use. It is mapped while the guest begins (see [`Region::map_now`]).
+const AHEAD_SHARE: u64 = 5;
+const AHEAD_STEP_BYTES: u64 = 1 << 20;
+
+fn map_ahead(ram: Region, image: &Range<Gpa>) -> io::Result<()> {
+    let (start, end) = (image.start.0, ram.bytes().min(image.end.0 + ram.bytes() / AHEAD_SHARE));
+    let map = move || {
+        for at in (start..end).step_by(AHEAD_STEP_BYTES as usize) {
+            ram.map_now(Gpa(at), AHEAD_STEP_BYTES.min(end - at));
+        }
+    };
+    thread::Builder::new().name("map-ahead".into()).spawn(map).map(drop)
+}
+
 impl Machine {
     /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
@@ -199,11 +215,12 @@ impl Machine {
         let console_channel = events.alloc_backend_port(bell).map_err(MachineError::Port)?;
         let ports = Ports { store: store_channel.port(), console: console_channel.port() };
         let start = build(&parts, &memory, &layout, backend, ports)?;
+        map_ahead(parts.ram.clone(), &start.image)?;
 
         let store = Xenstore::new(parts.domid);
         write_home(&store, &parts, &start, ports, &layout)?;
-        store.attach(memory.clone(), crate::memory::Gpa(start.store.0 * PAGE_SIZE), store_channel)?;
-        let console = Console::attach(memory.clone(), crate::memory::Gpa(start.console.0 * PAGE_SIZE))?;
+        store.attach(memory.clone(), Gpa(start.store.0 * PAGE_SIZE), store_channel)?;
+        let console = Console::attach(memory.clone(), Gpa(start.console.0 * PAGE_SIZE))?;
         let grants = GrantTable::new(memory.clone(), layout.grant_table(), GRANT_FRAMES as u32);
         let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
         let devices = add_devices(&mut bus, parts.devices)?;
