@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-const SOURCES: [&str; 4] = ["traps", "mmu", "hypercall", "trace"];
+const SOURCES: [&str; 5] = ["traps", "mmu", "hypercall", "privileged", "trace"];
 /// Set, the shim is built without its trace: what the bench measures the trace against.
 const WITHOUT_TRACE: &str = "HONEYNET_SHIM_WITHOUT_TRACE";
 const BACKENDS: [(&str, &str); 2] = [("pvm", "BACKEND_PVM"), ("hw", "BACKEND_HARDWARE")];

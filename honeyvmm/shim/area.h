@@ -84,6 +84,9 @@ struct trap_info { /* xen/arch-x86/xen.h */
 	u64 address;
 };
 
+#define CPUID_ANSWERS 64
+struct cpuid_answer { u32 leaf, subleaf, known, eax, ebx, ecx, edx, pad; };
+
 struct area {
 	struct regs regs;         /*   0: the guest's registers while the shim runs */
 	struct regs nested;       /* 144: the shim's own, while a fault of the shim is handled */
@@ -126,6 +129,7 @@ struct area {
 	u64 resume_trap;          /* 784: vector + 1 of a trap to deliver at resume; 0: none */
 	u64 resume_error;         /* 792: its error code; all ones: it has none */
 	struct trap_info traps[256]; /* 800 */
+	struct cpuid_answer cpuid[CPUID_ANSWERS]; /* 4896: the shim's own */
 };
 
 struct vcpu_info { /* xen.h; volatile: the VMM's threads set it */

@@ -1,4 +1,4 @@
-/* The shim's own parts: traps.c (in and out), mmu.c (page tables), hypercall.c (which calls are answered here). */
+/* The shim's own parts: traps.c (in and out), mmu.c (page tables), hypercall.c (which calls are answered here), privileged.c (which instructions). */
 #ifndef SHIM_H
 #define SHIM_H
 #include "area.h"
@@ -46,6 +46,10 @@ u64 system_time(void);
 long call_vmm(u64 op, u64 nr, const u64 *args);
 void bounce(u64 address, int mask_events, int has_error, u64 error);
 long hypercall(u64 nr, const u64 *args);
+int emulate_privileged(void);
+struct cpuid_answer *cpuid_slot(void);
+int cpuid_known(const struct cpuid_answer *slot);
+void cpuid_keep(struct cpuid_answer *slot);
 int add_user_bits(u64 at, u64 error);
 long mmu_update(u64 requests, u64 n, u64 done);
 long update_va_mapping(u64 at, u64 value, u64 flags);

@@ -213,26 +213,6 @@ __attribute__((visibility("hidden"))) void c_hypercall(void)
 	area.regs.rax = hypercall(nr, args);
 }
 
-/* What a #GP of the guest kernel most often is: one rdmsr(MSR_KERNEL_GS_BASE) a context switch, and cli before alternatives run. */
-static int emulate_hot(void)
-{
-	u8 code[2];
-
-	if (!area.kernel_mode || copy_in(code, area.regs.rip, 2))
-		return 0;
-	if (code[0] == 0x0f && code[1] == 0x32 && (u32)area.regs.rcx == 0xc0000102) {
-		area.regs.rax = (u32)area.gs_user;
-		area.regs.rdx = area.gs_user >> 32;
-		area.regs.rip += 2;
-		return 1;
-	}
-	if (code[0] == 0xfa) {
-		area.regs.rip += 1;
-		return 1;
-	}
-	return 0;
-}
-
 /* What the VMM emulated may have been a write of FS or GS base. */
 static void load_bases(void)
 {
@@ -284,11 +264,16 @@ __attribute__((visibility("hidden"))) void c_trap(const struct trap *trap)
 		int80();
 		return;
 	}
-	if (trap->vector == 13 && !(trap->error & 2) && emulate_hot())
+	if (trap->vector == 13 && !(trap->error & 2) && emulate_privileged())
+		return;
+	struct cpuid_answer *cpuid = trap->vector == 6 ? cpuid_slot() : 0;
+	if (cpuid && cpuid_known(cpuid))
 		return;
 	u64 args[6] = { trap->error };
 	if (call_vmm(CALL_EXCEPTION, trap->vector, args) == 1)
 		deliver_trap(trap->vector, area.resume_error != ~0ul, area.resume_error);
+	else if (cpuid)
+		cpuid_keep(cpuid);
 	load_bases();
 }
 
