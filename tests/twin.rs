@@ -26,7 +26,7 @@ use serde_json::Value;
 use util::Honeynet;
 use util::guest::{Guest, cache, debian_kernel};
 
-const PROGRAM: &str = "env -i PATH=/usr/bin:/bin PERL_HASH_SEED=0 sh /root/twin.sh";
+const PROGRAM: &str = "env -i PATH=/usr/bin:/bin PERL_HASH_SEED=0 sh /opt/twin.sh";
 /// What ends the script, as its `exit_group`.
 const STATUS: &str = "3";
 /// How long the last call may take to come.

@@ -191,7 +191,8 @@ const AHEAD_SHARE: u64 = 5;
 const AHEAD_STEP_BYTES: u64 = 1 << 20;
 
 fn map_ahead(ram: Region, image: &Range<Gpa>) -> io::Result<()> {
-    let (start, end) = (image.start.0, ram.bytes().min(image.end.0 + ram.bytes() / AHEAD_SHARE));
+    let ahead = ram.bytes() / AHEAD_SHARE & !(PAGE_SIZE - 1);
+    let (start, end) = (image.start.0, ram.bytes().min(image.end.0 + ahead));
     let map = move || {
         for at in (start..end).step_by(AHEAD_STEP_BYTES as usize) {
             ram.map_now(Gpa(at), AHEAD_STEP_BYTES.min(end - at));

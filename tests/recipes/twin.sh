@@ -24,6 +24,6 @@ id -u
 printf 'say "\\t\033[1m%s"\n' a > 'name with "quotes"'
 rm -f hard soft c d
 rmdir work2
-perl /root/twin.pl
+perl /opt/twin.pl
 rm -rf /root/work
 exit 3

@@ -17,7 +17,7 @@ use crate::shell::Shell;
 const ROUNDS: usize = 9;
 /// The peers are far off, and slow: they need fewer.
 const PEERS_EVERY: usize = 4;
-const BUILD: &str = "make -s -C /root/project clean program";
+const BUILD: &str = "make -s -C /opt/project clean program";
 /// A login's environment is another than the console's, and gcc looks for its parts in every folder of PATH.
 const ENVIRONMENT: &str = "env -i PATH=/usr/local/bin:/usr/bin";
 /// After a session's end.
