@@ -179,9 +179,6 @@ fn start_info_bytes(
     out
 }
 
-/// A kernel's first allocations (memmap, 1/64 of RAM, and tables) are at the end of RAM: this share of it is there before the start.
-const EARLY_SHARE: u64 = 16;
-
 /// How long an initramfs is, and what puts it at an address.
 pub type Ramdisk<'a> = (u64, &'a dyn Fn(Gpa) -> Result<(), MemoryError>);
 
@@ -203,7 +200,7 @@ pub fn build(
     let kernel_start = kernel.segments.iter().map(|(at, ..)| *at).min().unwrap_or(Gpa(0));
     let ramdisk_bytes = ramdisk.as_ref().map_or(0, |(bytes, _)| *bytes);
     let plan = plan(kernel_end, ramdisk_bytes, layout.ram_bytes)?;
-    load(memory, kernel, ramdisk, &plan, layout)?;
+    load(memory, kernel, ramdisk, &plan)?;
     write_p2m(memory, Gpa(plan.p2m * PAGE_SIZE), layout.ram_bytes / PAGE_SIZE)?;
     let info = start_info_bytes(layout, &plan, kernel.virt_base, ramdisk_bytes, cmdline, ports);
     memory.write(Gpa(plan.start_info * PAGE_SIZE), &info)?;
@@ -221,29 +218,23 @@ pub fn build(
     })
 }
 
-/// Kernel and initramfs, and meanwhile the pages that the kernel will want first.
 fn load(
     memory: &GuestMemory,
     kernel: &Kernel<'_>,
     ramdisk: Option<Ramdisk<'_>>,
     plan: &Plan,
-    layout: &Layout,
 ) -> Result<(), BuildError> {
-    let early = layout.ram_bytes / EARLY_SHARE;
-    std::thread::scope(|scope| {
-        scope.spawn(|| memory.ram().map_now(Gpa(layout.ram_bytes - early), early));
-        for (paddr, contents, bytes) in &kernel.segments {
-            memory.ram().load(*paddr, contents).map_err(|source| BuildError::Segment {
-                paddr: paddr.0,
-                bytes: *bytes,
-                source,
-            })?;
-        }
-        if let Some((_, copy)) = ramdisk {
-            copy(Gpa(plan.ramdisk * PAGE_SIZE))?;
-        }
-        Ok(())
-    })
+    for (paddr, contents, bytes) in &kernel.segments {
+        memory.ram().load(*paddr, contents).map_err(|source| BuildError::Segment {
+            paddr: paddr.0,
+            bytes: *bytes,
+            source,
+        })?;
+    }
+    if let Some((_, copy)) = ramdisk {
+        copy(Gpa(plan.ramdisk * PAGE_SIZE))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

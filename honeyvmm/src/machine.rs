@@ -185,17 +185,23 @@ fn write_home(
     Ok(())
 }
 
-/// A booting kernel touches all of its image, also where that is zero and was not copied, and then allocates upwards from the image's
-/// end; no decoy has less than this share of its RAM in use. It is mapped while the guest begins (see [`Region::map_now`]).
+/// What a booting kernel touches is mapped while it begins (see [`Region::map_now`]), in the order in which it comes there: its image, also
+/// where that is zero and was not copied; the end of RAM, with this share for memmap (1/64) and other early tables; what it allocates
+/// upwards from the image's end, of which no decoy has less than that share in use.
+const EARLY_SHARE: u64 = 32;
 const AHEAD_SHARE: u64 = 5;
 const AHEAD_STEP_BYTES: u64 = 1 << 20;
 
-fn map_ahead(ram: Region, image: &Range<Gpa>) -> io::Result<()> {
-    let ahead = ram.bytes() / AHEAD_SHARE & !(PAGE_SIZE - 1);
-    let (start, end) = (image.start.0, ram.bytes().min(image.end.0 + ahead));
+fn map_ahead(ram: Region, image: Range<Gpa>) -> io::Result<()> {
+    let share = |share: u64| ram.bytes() / share & !(PAGE_SIZE - 1);
+    let early = ram.bytes() - share(EARLY_SHARE);
+    let beyond = image.end.0..early.min(image.end.0 + share(AHEAD_SHARE));
+    let ranges = [image.start.0..image.end.0, early..ram.bytes(), beyond];
     let map = move || {
-        for at in (start..end).step_by(AHEAD_STEP_BYTES as usize) {
-            ram.map_now(Gpa(at), AHEAD_STEP_BYTES.min(end - at));
+        for range in ranges {
+            for at in range.clone().step_by(AHEAD_STEP_BYTES as usize) {
+                ram.map_now(Gpa(at), AHEAD_STEP_BYTES.min(range.end - at));
+            }
         }
     };
     thread::Builder::new().name("map-ahead".into()).spawn(map).map(drop)
@@ -216,7 +222,7 @@ impl Machine {
         let console_channel = events.alloc_backend_port(bell).map_err(MachineError::Port)?;
         let ports = Ports { store: store_channel.port(), console: console_channel.port() };
         let start = build(&parts, &memory, &layout, backend, ports)?;
-        map_ahead(parts.ram.clone(), &start.image)?;
+        map_ahead(parts.ram.clone(), start.image.clone())?;
 
         let store = Xenstore::new(parts.domid);
         write_home(&store, &parts, &start, ports, &layout)?;
