@@ -1,11 +1,11 @@
-//! One domain, whole: its memory, vcpu, devices and the threads that drive them. Built from plain parts; opens nothing.
+//! One domain, whole: its memory, vcpus, devices and the threads that drive them. Built from plain parts; opens nothing.
 //!
-//! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
+//! Threads: one a vcpu; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
 //! shut down and look.
 
 use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, thread};
@@ -27,6 +27,7 @@ use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
 use crate::server::{ConsoleStream, Server, Wake};
 use crate::shim::trace::Trace;
 use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
+use crate::vcpus::Vcpus;
 use crate::xenbus::{self, Device, Xenbus};
 use crate::xenstore::Xenstore;
 
@@ -65,6 +66,8 @@ pub struct Parts<'a> {
     pub kvm_fd: RawFd,
     /// What [`crate::kvm::probe`] says of it.
     pub backend: Backend,
+    /// How many vcpus the guest may have, and how many of these are offered at its start.
+    pub vcpus: VcpuCounts,
     /// RAM; its base is 0.
     pub ram: Region,
     /// The shim's memory, of [`Layout::shim_bytes`] bytes at [`SHIM_GPA`]; who else maps it reads the trace.
@@ -99,6 +102,41 @@ pub struct Offered {
     pub overseen: Arc<dyn Overseen>,
 }
 
+/// How many vcpus a domain has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuCounts {
+    /// All that there ever may be, 1 to [`shim::VCPUS_MAX`].
+    pub all: u32,
+    /// Those that the guest is told to use at its start: the first ones.
+    pub online: u32,
+}
+
+impl VcpuCounts {
+    /// All from the start.
+    pub fn all_online(vcpus: u32) -> VcpuCounts {
+        VcpuCounts { all: vcpus, online: vcpus }
+    }
+}
+
+/// Why the number of vcpus cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuSetError {
+    /// Too many, or none.
+    #[error("a domain with {all} vcpus cannot have {online} online")]
+    Count {
+        /// Asked for.
+        online: u32,
+        /// There are.
+        all: u32,
+    },
+    /// Xenstore refused.
+    #[error("cannot write xenstore: {0}")]
+    Store(#[from] crate::xenstore::StoreError),
+}
+
+/// Where each vcpu stood last.
+type Snapshots = Vec<Arc<Mutex<VcpuSnapshot>>>;
+
 /// Devices as they are seen from outside, by name: `vbd-51712`, `vif-0`.
 type NamedDevices = Vec<(String, Arc<dyn Overseen>)>;
 
@@ -107,13 +145,13 @@ pub struct Machine {
     shared: Shared,
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
-    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    snapshots: Snapshots,
     devices: NamedDevices,
     store: Xenstore,
-    areas: Vec<Area>,
     backend: Backend,
-    vcpu: JoinHandle<End>,
-    release: Sender<()>,
+    vcpus: Vec<JoinHandle<()>>,
+    ends: Receiver<End>,
+    release: Vec<Sender<()>>,
     server: JoinHandle<()>,
     server_stop: OwnedFd,
 }
@@ -134,15 +172,14 @@ fn set_shared_info(memory: &GuestMemory, layout: &Layout, clock: &Clock) -> Resu
     memory.write_u32(page.offset(WALL_CLOCK + 12), (seconds >> 32) as u32)
 }
 
-fn set_start(area: &Area, clock: &Clock, start: &StartOfDay) {
-    for (field, value) in [
-        (Field::TscBase, clock.tsc_base()),
-        (Field::TscScale, clock.packed_scale()),
-        (Field::KernelCr3, start.cr3.0),
-        (Field::CurrentCr3, start.cr3.0),
-    ] {
-        area.set(field, value);
-    }
+fn set_clock(area: &Area, clock: &Clock) {
+    area.set(Field::TscBase, clock.tsc_base());
+    area.set(Field::TscScale, clock.packed_scale());
+}
+
+fn set_start(area: &Area, start: &StartOfDay) {
+    area.set(Field::KernelCr3, start.cr3.0);
+    area.set(Field::CurrentCr3, start.cr3.0);
     area.set_gate_cr3(start.cr3.0);
     for (register, value) in [
         (Register::Rip, start.entry.0),
@@ -172,7 +209,6 @@ fn write_home(
         ("vm", vm),
         ("memory/target", kib.clone()),
         ("memory/static-max", kib),
-        ("cpu/0/availability", "online".to_owned()),
         ("console/ring-ref", start.console.0.to_string()),
         ("console/port", ports.console.0.to_string()),
         ("console/type", "honeyvmm".to_owned()),
@@ -181,6 +217,15 @@ fn write_home(
         ("control/platform-feature-multiprocessor-suspend", "0".to_owned()),
     ] {
         store.write(&format!("{home}/{path}"), &value)?;
+    }
+    Ok(set_availability(store, layout.vcpus, parts.vcpus.online)?)
+}
+
+/// Tells the guest which of its vcpus it may use, as xl does: the first ones.
+fn set_availability(store: &Xenstore, all: u32, online: u32) -> Result<(), crate::xenstore::StoreError> {
+    for vcpu in 0..all {
+        let value = if vcpu < online { "online" } else { "offline" };
+        store.write(&format!("{}/cpu/{vcpu}/availability", store.home()), value)?;
     }
     Ok(())
 }
@@ -211,11 +256,13 @@ impl Machine {
     /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
         let backend = parts.backend;
-        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
+        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: parts.vcpus.all };
         let memory = GuestMemory::new(parts.ram.clone(), Some(parts.shim.clone()));
         let areas = shim::populate(&memory, &layout, backend)?;
-        let kicks = Arc::new(VcpuKicks(vec![VcpuKick::new()?]));
-        let events = EventChannels::new(memory.clone(), layout.shared_info(), 1, kicks.clone())?;
+        let kicks = (0..layout.vcpus).map(|_| VcpuKick::new()).collect::<io::Result<_>>()?;
+        let kicks = Arc::new(VcpuKicks(kicks));
+        let vcpus = Arc::new(Vcpus::new(areas, kicks.clone()));
+        let events = EventChannels::new(memory.clone(), layout.shared_info(), vcpus.count(), kicks.clone())?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let bell: Arc<dyn Doorbell> = Arc::new(Wake(wake.try_clone()?));
         let store_channel = events.alloc_backend_port(bell.clone()).map_err(MachineError::Port)?;
@@ -232,17 +279,19 @@ impl Machine {
         let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
         let devices = add_devices(&mut bus, parts.devices)?;
 
-        let vm = Vm::new(parts.kvm_fd, &memory)?;
-        let area = areas[0].clone();
-        let vcpu = Vcpu::new(&vm, 0, backend, area.window_va(), start.cr3.0)?;
-        let clock = Clock::start(vcpu.tsc_khz()?);
+        let vm = Arc::new(Vm::new(parts.kvm_fd, &memory)?);
+        let of_kvm: Vec<Vcpu> = (0..layout.vcpus)
+            .map(|index| Vcpu::new(&vm, index, backend, layout.window_va(index), start.cr3.0))
+            .collect::<Result<_, _>>()?;
+        let clock = Clock::start(of_kvm[0].tsc_khz()?);
         set_shared_info(&memory, &layout, &clock)?;
-        set_start(&area, &clock, &start);
+        vcpus.areas().iter().for_each(|area| set_clock(area, &clock));
+        set_start(vcpus.area(0), &start);
 
         let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
-        let shared = Shared { memory, layout, events, clock, early_console, uuid: parts.uuid };
-        let (requests, snapshot) =
-            (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
+        let shared = Shared { memory, layout, events, vcpus, clock, early_console, uuid: parts.uuid };
+        let requests = Arc::new(Requests::default());
+        let snapshots: Snapshots = (0..layout.vcpus).map(|_| Arc::default()).collect();
         let server_stop =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let server = Server {
@@ -255,27 +304,34 @@ impl Machine {
             complaints: 0,
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
-        let run_loop = RunLoop {
-            vcpu,
-            area,
-            index: 0,
-            shared: shared.clone(),
-            kicks: kicks.clone(),
-            requests: requests.clone(),
-            snapshot: snapshot.clone(),
-            trace: TraceCalls { trace: Trace::new(&parts.shim, 0)?, bell: parts.trace_bell },
-        };
-        let (release, vcpu) = spawn_vcpu(run_loop, vm)?;
+        let (end, ends) = channel();
+        let (mut release, mut threads) = (Vec::new(), Vec::new());
+        for (index, vcpu) in of_kvm.into_iter().enumerate() {
+            let bell = parts.trace_bell.as_ref().map(OwnedFd::try_clone).transpose()?;
+            let run_loop = RunLoop {
+                vcpu,
+                area: shared.vcpus.area(index).clone(),
+                index: index as u32,
+                shared: shared.clone(),
+                kicks: kicks.clone(),
+                requests: requests.clone(),
+                snapshot: snapshots[index].clone(),
+                trace: TraceCalls { trace: Trace::new(&parts.shim, index as u32)?, bell },
+            };
+            let (go, thread) = spawn_vcpu(run_loop, vm.clone(), Ended(end.clone()))?;
+            release.push(go);
+            threads.push(thread);
+        }
         Ok(Machine {
             shared,
             kicks,
             requests,
-            snapshot,
+            snapshots,
             devices,
             store,
-            areas,
             backend,
-            vcpu,
+            vcpus: threads,
+            ends,
             release,
             server,
             server_stop,
@@ -291,13 +347,21 @@ impl Machine {
 
     /// Lets the vcpus run for the first time.
     pub fn release(&self) {
-        // The thread waits for it, unless it was released already and has come to its end.
-        let _ = self.release.send(());
+        // The threads wait for it, unless they were released already and have come to their end.
+        self.release.iter().for_each(|vcpu| {
+            let _ = vcpu.send(());
+        });
     }
 
     /// Waits until the domain ends.
     pub fn wait(self) -> End {
-        let end = self.vcpu.join().unwrap_or_else(|_| End::Crash("the vcpu's thread panicked".to_owned()));
+        // The first one that ends ends the others: what one of them says of its own end counts.
+        let end = self.ends.recv().unwrap_or(End::Stopped);
+        self.requests.stop(&self.kicks);
+        for vcpu in self.vcpus {
+            // Its end was told also if it panicked.
+            let _ = vcpu.join();
+        }
         let _ = rustix::io::write(&self.server_stop, &1u64.to_ne_bytes());
         // It brings out what the guest wrote last, and closes the devices. If it panicked, the domain is at its end all the same.
         let _ = self.server.join();
@@ -310,10 +374,9 @@ impl Machine {
             shared: self.shared.clone(),
             kicks: self.kicks.clone(),
             requests: self.requests.clone(),
-            snapshot: self.snapshot.clone(),
+            snapshots: self.snapshots.clone(),
             devices: self.devices.clone(),
             store: self.store.clone(),
-            areas: self.areas.clone(),
             backend: self.backend,
         }
     }
@@ -325,19 +388,22 @@ pub struct Handle {
     shared: Shared,
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
-    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    snapshots: Snapshots,
     devices: NamedDevices,
     store: Xenstore,
-    areas: Vec<Area>,
     backend: Backend,
 }
 
 impl Handle {
-    /// Stops vcpus and devices, and tells where the vcpus stand.
+    /// Stops vcpus and devices, and tells where the vcpus stand that ever ran.
     pub fn pause(&self) -> Vec<VcpuSnapshot> {
         self.requests.pause(&self.kicks);
         self.devices.iter().for_each(|(_, device)| device.pause());
-        vec![*self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)]
+        let stand = |(_, snapshot): (_, &Arc<Mutex<VcpuSnapshot>>)| {
+            *snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+        };
+        let ran = self.snapshots.iter().enumerate();
+        ran.filter(|(vcpu, _)| self.shared.vcpus.is_initialised(*vcpu)).map(stand).collect()
     }
 
     /// Goes on.
@@ -373,7 +439,24 @@ impl Handle {
 
     /// Statistics of each vcpu's shim, in the order of `shim/area.h`.
     pub fn shim_counts(&self) -> Vec<[u64; 14]> {
-        self.areas.iter().map(Area::counts).collect()
+        self.shared.vcpus.areas().iter().map(Area::counts).collect()
+    }
+
+    /// Lets the guest use so many vcpus, at least one, as `xl vcpu-set` does: it takes the others offline itself.
+    ///
+    /// # Errors
+    /// The number that there are, if it is more.
+    pub fn set_vcpus(&self, online: u32) -> Result<(), VcpuSetError> {
+        let all = self.shared.layout.vcpus;
+        if online == 0 || online > all {
+            return Err(VcpuSetError::Count { online, all });
+        }
+        Ok(set_availability(&self.store, all, online)?)
+    }
+
+    /// Which vcpus are up.
+    pub fn vcpus_up(&self) -> Vec<bool> {
+        (0..self.shared.vcpus.count()).map(|vcpu| self.shared.vcpus.is_up(vcpu)).collect()
     }
 
     /// How KVM runs here.
@@ -382,8 +465,19 @@ impl Handle {
     }
 }
 
-/// The vcpu's thread, which waits for its release.
-fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<End>)> {
+/// Tells how a vcpu ended, also if its thread panicked.
+struct Ended(Sender<End>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.send(End::Crash("a vcpu's thread panicked".to_owned()));
+        }
+    }
+}
+
+/// A vcpu's thread, which waits for its release.
+fn spawn_vcpu(run_loop: RunLoop, vm: Arc<Vm>, ended: Ended) -> io::Result<(Sender<()>, JoinHandle<()>)> {
     let (release, released) = channel();
     let vcpu = thread::Builder::new().name(format!("vcpu{}", run_loop.index)).spawn(move || {
         let end = match released.recv() {
@@ -391,7 +485,8 @@ fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<E
             Err(_) => End::Stopped,
         };
         drop(vm);
-        end
+        // Who waits has gone when the first vcpu's end was told.
+        let _ = ended.0.send(end);
     })?;
     Ok((release, vcpu))
 }

@@ -6,5 +6,5 @@ mod vcpu;
 mod vm;
 
 pub use probe::probe;
-pub use vcpu::{Exit, RUN_TIME_IOCTLS, Stop, Vcpu};
+pub use vcpu::{Exit, Injected, RUN_TIME_IOCTLS, Stop, Vcpu};
 pub use vm::{KvmError, Vm};

@@ -42,6 +42,15 @@ pub enum Exit {
     Dead(String),
 }
 
+/// When a vcpu takes the event vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    /// Before its next instruction.
+    Now,
+    /// It cannot yet, and will stop when it can.
+    Later,
+}
+
 /// Where a vcpu stopped, from the run page.
 #[derive(Debug, Clone, Copy)]
 pub struct Stop {
@@ -168,11 +177,11 @@ impl Vcpu {
     }
 
     /// Makes a vcpu of the hardware backend take the event vector, now or as soon as it can.
-    pub fn inject_event(&mut self) -> Result<(), KvmError> {
+    pub fn inject_event(&mut self) -> Result<Injected, KvmError> {
         let run = self.fd.get_kvm_run();
         if run.ready_for_interrupt_injection == 0 || run.if_flag == 0 {
             run.request_interrupt_window = 1;
-            return Ok(());
+            return Ok(Injected::Later);
         }
         let vector = EVENT_VECTOR;
         // SAFETY:
@@ -182,7 +191,7 @@ impl Vcpu {
         if result < 0 {
             return Err(KvmError::Ioctl { what: "inject an interrupt", source: kvm_ioctls::Error::last() });
         }
-        Ok(())
+        Ok(Injected::Now)
     }
 
     /// The special registers, for a dump.
