@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::builder::{self, BuildError, Ports, StartOfDay};
 use crate::clock::Clock;
 use crate::console::Console;
+use crate::cpuid::Place;
 use crate::device::Overseen;
 use crate::evtchn::{Doorbell, EventChannels, EvtchnSetupError};
 use crate::grant::GrantTable;
@@ -281,7 +282,10 @@ impl Machine {
 
         let vm = Arc::new(Vm::new(parts.kvm_fd, &memory)?);
         let of_kvm: Vec<Vcpu> = (0..layout.vcpus)
-            .map(|index| Vcpu::new(&vm, index, backend, layout.window_va(index), start.cr3.0))
+            .map(|index| {
+                let place = Place { vcpu: index as u8, vcpus: layout.vcpus as u8 };
+                Vcpu::new(&vm, place, backend, layout.window_va(index), start.cr3.0)
+            })
             .collect::<Result<_, _>>()?;
         let clock = Clock::start(of_kvm[0].tsc_khz()?);
         set_shared_info(&memory, &layout, &clock)?;

@@ -160,8 +160,10 @@ impl Vcpus {
     /// May it still use a translation from before?
     pub fn must_flush(&self, (vcpu, wanted): (usize, u64)) -> bool {
         let area = &self.areas[vcpu];
-        // In the shim or the VMM it looks before it goes on.
-        area.get(Field::InGuest) != 0 && wanted.wrapping_sub(area.get(Field::FlushDone)).cast_signed() > 0
+        // In the shim or the VMM it looks before it goes on. (The guest can write these words: then it waits for what never comes.)
+        self.is_up(vcpu)
+            && area.get(Field::InGuest) != 0
+            && wanted.wrapping_sub(area.get(Field::FlushDone)).cast_signed() > 0
     }
 
     /// A vcpu waits for others from here to [`Vcpus::flush_end`].
@@ -254,6 +256,9 @@ mod tests {
     #[test]
     fn only_a_vcpu_that_is_in_the_guest_is_waited_for_and_only_until_it_has_flushed() {
         let (vcpus, kicked) = vcpus(3);
+        vcpus.initialise(1, || Ok(())).unwrap();
+        vcpus.up(1).unwrap();
+        kicked.0.lock().unwrap().clear();
         vcpus.area(1).set(Field::InGuest, 1);
         vcpus.area(1).set(Field::FlushWanted, 5);
         vcpus.area(2).set(Field::FlushWanted, 5);

@@ -12,7 +12,7 @@ use super::cpu_state::{
     CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs,
 };
 use super::vm::{KvmError, Vm, ioctl};
-use crate::cpuid;
+use crate::cpuid::{self, Place};
 use crate::memory::Gva;
 use crate::shim::Backend;
 
@@ -84,11 +84,11 @@ fn to_array(r: &kvm_regs) -> [u64; 18] {
 
 impl Vcpu {
     /// A vcpu whose descriptor tables are in this window, with this L4 table loaded, stopped.
-    pub fn new(vm: &Vm, id: u32, backend: Backend, window: Gva, cr3: u64) -> Result<Vcpu, KvmError> {
-        let fd = vm.create_vcpu(id)?;
+    pub fn new(vm: &Vm, place: Place, backend: Backend, window: Gva, cr3: u64) -> Result<Vcpu, KvmError> {
+        let fd = vm.create_vcpu(u32::from(place.vcpu))?;
         let supported = vm.supported_cpuid()?;
         let features = cr4_features(&supported);
-        let filtered = cpuid::filter_for_user(&supported, backend);
+        let filtered = cpuid::filter_for_user(&supported, backend, place);
         ioctl("set CPUID", fd.set_cpuid2(&filtered))?;
         if backend == Backend::Hardware {
             enable_xsave(&fd, &supported)?;

@@ -2,7 +2,7 @@
 //!
 //! Its thread sleeps each time, so that a host with fewer cores than the domain has vcpus runs another one meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{End, Running};
 use crate::memory::EvtchnPort;
@@ -13,6 +13,8 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 const FLUSH_LOOK_EVERY: Duration = Duration::from_micros(200);
 /// Looks after which a vcpu is taken out of the guest once more: it may have been a few instructions from there.
 const LOOKS_PER_KICK: u32 = 10;
+/// A vcpu that does not leave the guest for so long never will: its area was written over.
+const FLUSH_MAX: Duration = Duration::from_secs(30);
 
 impl Running {
     fn until(&self, deadline: u64) -> Duration {
@@ -86,10 +88,18 @@ impl Running {
         let tickets = vcpus.flush_tickets(mask & !(1 << own));
         vcpus.flush_begin(own);
         let mut looks = 0;
+        let mut begun = Instant::now();
         let mut end = None;
         while tickets.iter().any(|ticket| vcpus.must_flush(*ticket)) {
-            if self.it.requests.pending() && !self.stand_still() {
-                end = Some(End::Stopped);
+            if self.it.requests.pending() {
+                if !self.stand_still() {
+                    end = Some(End::Stopped);
+                    break;
+                }
+                begun = Instant::now();
+            }
+            if begun.elapsed() > FLUSH_MAX {
+                end = Some(End::Crash("a vcpu does not leave the guest to flush".to_owned()));
                 break;
             }
             if looks % LOOKS_PER_KICK == 0 {
