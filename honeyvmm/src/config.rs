@@ -18,8 +18,10 @@ pub struct DomainConfig {
     pub uuid: String,
     /// RAM in MiB.
     pub memory_mib: u64,
-    /// Number of vcpus that the guest may use.
+    /// Number of vcpus that the guest is told to use at its start.
     pub vcpus: u32,
+    /// Number of vcpus that it may ever have.
+    pub maxvcpus: u32,
     /// Kernel command line (`root` and `extra` of the domain file joined).
     pub cmdline: String,
     /// `/dev/kvm`.

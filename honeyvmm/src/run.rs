@@ -20,7 +20,7 @@ use crate::control::{Voice, serve};
 use crate::device::Reports;
 use crate::disk::{Disk, DiskError, Layer, Mode, file_bytes};
 use crate::kernel_image::{KernelImage, KernelImageError};
-use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts};
+use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts, VcpuCounts};
 use crate::memory::{Gpa, MemoryError, Region};
 use crate::netback::{NetDevice, Netback};
 use crate::report::DomainReports;
@@ -145,7 +145,7 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
 
 fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -> Result<Machine, RunError> {
     let ram = Region::from_memfd(owned(config.ram_fd), Gpa(0), config.memory_mib << 20)?;
-    let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: 1 };
+    let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.maxvcpus };
     let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
     let mut devices = Vec::new();
     for disk in &config.disks {
@@ -159,6 +159,7 @@ fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -
     Ok(Machine::build(Parts {
         kvm_fd: config.kvm_fd,
         backend: config.backend,
+        vcpus: VcpuCounts { all: config.maxvcpus, online: config.vcpus },
         ram,
         shim,
         trace_bell: config.trace_bell_fd.map(owned),

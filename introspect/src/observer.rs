@@ -29,8 +29,9 @@ use crate::integrity::Integrity;
 use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
-use crate::trace::record::Phase;
+use crate::trace::record::{Phase, Record};
 use crate::trace::ring::Ring;
+use crate::trace::rings::Rings;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
 use guard::{Guard, Live};
@@ -45,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the reports of sessions are written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Records of one ring that are taken before the next one has its turn.
+/// Records, for each ring, that are taken before what they came to is told.
 const BATCH: usize = 4096;
 
 /// What the process is handed.
@@ -132,8 +133,8 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 
 struct Observer {
     symbols: Arc<Symbols>,
-    rings: Vec<Ring>,
-    pairings: Vec<Pairing>,
+    rings: Rings,
+    pairing: Pairing,
     bell: OwnedFd,
     requests: Requests,
     clients: Clients,
@@ -171,8 +172,8 @@ impl Observer {
         let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
             symbols,
-            pairings: traces.iter().map(|_| Pairing::default()).collect(),
-            rings: traces.into_iter().map(Ring::new).collect(),
+            pairing: Pairing::default(),
+            rings: Rings::new(traces.into_iter().map(Ring::new).collect()),
             bell: owned(config.bell_fd),
             requests: Requests::new(owned(config.requests_fd)),
             clients: Clients::default(),
@@ -197,46 +198,48 @@ impl Observer {
 
     /// Takes what the rings have.
     fn look(&mut self) {
-        for (ring, pairing) in self.rings.iter_mut().zip(&mut self.pairings) {
-            for _ in 0..BATCH {
-                match ring.take() {
-                    Ok(Some(record)) => {
-                        if matches!(record.phase, Phase::Enter(_)) {
-                            self.sessions.before(&record, Timestamp::now(), &self.walks);
-                        }
-                        if let Some(guard) = &mut self.guard {
-                            guard.begins(&record);
-                        }
-                        if let Some(call) = pairing.take(record) {
-                            if let Some(guard) = &mut self.guard {
-                                guard.ended(&call, self.walks.view());
-                            }
-                            self.clients.show(&call);
-                            self.sessions.take(&call, self.wall.at(&call), &self.walks);
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::warn!(%error, "the guest wrote to its trace");
-                        break;
-                    }
-                }
+        for _ in 0..BATCH * self.rings.all().len() {
+            let Some((ring, record)) = self.rings.take() else { break };
+            self.record(record);
+            if self.rings.is_empty(ring) {
+                self.release(ring);
             }
-            if self.sessions.wanted()
-                && let Some(guard) = &mut self.guard
-            {
-                guard.before_live(self.walks.view());
-            }
-            // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
-            if self.wide != Some(self.sessions.wanted()) {
-                select(ring.trace(), &self.clients, self.sessions.wanted());
-            }
-            ring.release();
         }
+        (0..self.rings.all().len()).for_each(|ring| self.release(ring));
         if self.clients.flush() || self.wide != Some(self.sessions.wanted()) {
             self.select();
         }
         self.tell();
+    }
+
+    fn record(&mut self, record: Record) {
+        if matches!(record.phase, Phase::Enter(_)) {
+            self.sessions.before(&record, Timestamp::now(), &self.walks);
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.begins(&record);
+        }
+        let Some(call) = self.pairing.take(record) else { return };
+        if let Some(guard) = &mut self.guard {
+            guard.ended(&call, self.walks.view());
+        }
+        self.clients.show(&call);
+        self.sessions.take(&call, self.wall.at(&call), &self.walks);
+    }
+
+    /// Lets a vcpu that waits for its ring go on.
+    fn release(&mut self, ring: usize) {
+        if self.sessions.wanted()
+            && let Some(guard) = &mut self.guard
+        {
+            guard.before_live(self.walks.view());
+        }
+        let ring = &self.rings.all()[ring];
+        // Before it goes on: what it does next may be of interest only because of what it has just done.
+        if self.wide != Some(self.sessions.wanted()) {
+            select(ring.trace(), &self.clients, self.sessions.wanted());
+        }
+        ring.release();
     }
 
     /// What came of it: events, and what is written of sessions.
@@ -266,7 +269,7 @@ impl Observer {
     /// Has the shim record what is wanted now.
     fn select(&mut self) {
         let wide = self.sessions.wanted();
-        self.rings.iter().for_each(|ring| select(ring.trace(), &self.clients, wide));
+        self.rings.all().iter().for_each(|ring| select(ring.trace(), &self.clients, wide));
         self.wide = Some(wide);
     }
 

@@ -49,6 +49,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Dmesg { name, .. } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
+        Command::VcpuSet { name, vcpus } => out.done(&ask(Request::VcpuSet { name, vcpus })?),
+        Command::VcpuList { name } => out.vcpus(&ask(Request::VcpuList { name })?),
         Command::Trace(wanted) => introspection::trace(Connection::open(&state)?, &out, wanted),
         Command::Ps { name } => introspection::ps(&observe(name, Question::Ps)?, &out),
         Command::Lsof { name, pid } => introspection::lsof(&observe(name, Question::Lsof { pid })?, &out),

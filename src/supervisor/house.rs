@@ -232,6 +232,22 @@ impl House {
         domain.control.request(op).map_err(|error| HouseError::Control { name: domain.name(), error })
     }
 
+    /// Has the guest use so many vcpus.
+    pub fn set_vcpus(&self, domain: &Domain, vcpus: u32) -> Result<Value, HouseError> {
+        let request = json!({ "op": "vcpu-set", "vcpus": vcpus });
+        let answer = domain.control.send(&request);
+        let answer = answer.map_err(|error| HouseError::Control { name: domain.name(), error })?;
+        domain.set_vcpus(vcpus);
+        Ok(answer)
+    }
+
+    /// The rows of `vcpu-list`, for one domain.
+    pub fn vcpu_rows(&self, domain: &Domain) -> Result<Vec<Value>, HouseError> {
+        let info = self.ask(domain, "info")?;
+        let up = info["vcpus_up"].as_array().into_iter().flatten().map(|up| up.as_bool() == Some(true));
+        Ok(domain.vcpu_rows(&up.take(domain.file.maxvcpus as usize).collect::<Vec<_>>()))
+    }
+
     /// Takes a domain down at once, preserved ones too.
     pub fn destroy(&self, domain: &Arc<Domain>) -> Result<(), HouseError> {
         domain.want_destroyed();

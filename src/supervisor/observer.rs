@@ -37,6 +37,8 @@ pub struct Sight {
     pub domid: u32,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// Vcpus that it may ever have.
+    pub vcpus: u32,
     /// The kernel.
     pub kernel: File,
     /// RAM, for reading only.
@@ -109,7 +111,7 @@ impl Observer {
             name: sight.name.clone(),
             domid: sight.domid,
             memory_mib: sight.memory_mib,
-            vcpus: 1,
+            vcpus: sight.vcpus,
             kernel_fd: descriptors.hand_copy(&sight.kernel)?,
             ram_fd: descriptors.hand_copy(&sight.ram)?,
             shim_fd: descriptors.hand_copy(&sight.shim)?,
