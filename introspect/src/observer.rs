@@ -131,7 +131,6 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 }
 
 struct Observer {
-    symbols: Arc<Symbols>,
     rings: Vec<Ring>,
     pairings: Vec<Pairing>,
     bell: OwnedFd,
@@ -170,7 +169,6 @@ impl Observer {
         let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
         let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
-            symbols,
             pairings: traces.iter().map(|_| Pairing::default()).collect(),
             rings: traces.into_iter().map(Ring::new).collect(),
             bell: owned(config.bell_fd),
@@ -301,13 +299,6 @@ impl Observer {
             Request::Netstat => requests::give(&socket, self.walks.netstat()),
             Request::Modules => requests::give(&socket, self.walks.modules()),
             Request::Dmesg => requests::give(&socket, self.walks.dmesg()),
-            Request::Symbols => {
-                let (build_id, banner) = (self.symbols.build_id(), self.symbols.banner());
-                requests::answer(
-                    &socket,
-                    &serde_json::json!({ "build_id": format!("{build_id:x?}"), "banner": banner }),
-                );
-            }
         }
     }
 }
