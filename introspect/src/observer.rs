@@ -131,8 +131,7 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 }
 
 struct Observer {
-    rings: Vec<Ring>,
-    pairings: Vec<Pairing>,
+    vcpus: Vec<Vcpu>,
     bell: OwnedFd,
     requests: Requests,
     clients: Clients,
@@ -142,9 +141,34 @@ struct Observer {
     walks: Walks,
     // None: the kernel does not tell where its text is.
     guard: Option<Guard>,
-    // What the shim was told last: everything, or only the beginnings of connections.
-    wide: Option<bool>,
     saved: Instant,
+}
+
+/// What one vcpu records.
+struct Vcpu {
+    ring: Ring,
+    pairing: Pairing,
+    // What its shim was told last: everything, or only the beginnings of connections.
+    wide: Option<bool>,
+}
+
+impl Vcpu {
+    fn new(trace: Trace) -> Vcpu {
+        Vcpu { ring: Ring::new(trace), pairing: Pairing::default(), wide: None }
+    }
+
+    /// Has the shim record what is wanted now.
+    fn select(&mut self, clients: &Clients, wide: bool) {
+        let ours = if wide { Selection::default_set() } else { Selection::connections() };
+        let mut wanted = clients.selections();
+        wanted.push(&ours);
+        let words = Selection::all_of(&wanted);
+        let trace = self.ring.trace();
+        // The window was found when the trace was made.
+        let _ = trace.set_calls(&words[0], &words[1]);
+        trace.arm();
+        self.wide = Some(wide);
+    }
 }
 
 impl Observer {
@@ -169,8 +193,7 @@ impl Observer {
         let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
         let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
-            pairings: traces.iter().map(|_| Pairing::default()).collect(),
-            rings: traces.into_iter().map(Ring::new).collect(),
+            vcpus: traces.into_iter().map(Vcpu::new).collect(),
             bell: owned(config.bell_fd),
             requests: Requests::new(owned(config.requests_fd)),
             clients: Clients::default(),
@@ -183,7 +206,6 @@ impl Observer {
             wall: WallClock::new(&shim, &layout),
             walks,
             guard,
-            wide: None,
             saved: Instant::now(),
         })
     }
@@ -195,9 +217,9 @@ impl Observer {
 
     /// Takes what the rings have.
     fn look(&mut self) {
-        for (ring, pairing) in self.rings.iter_mut().zip(&mut self.pairings) {
+        for vcpu in &mut self.vcpus {
             for _ in 0..BATCH {
-                match ring.take() {
+                match vcpu.ring.take() {
                     Ok(Some(record)) => {
                         if matches!(record.phase, Phase::Enter(_)) {
                             self.sessions.before(&record, Timestamp::now(), &self.walks);
@@ -205,7 +227,7 @@ impl Observer {
                         if let Some(guard) = &mut self.guard {
                             guard.begins(&record);
                         }
-                        if let Some(call) = pairing.take(record) {
+                        if let Some(call) = vcpu.pairing.take(record) {
                             if let Some(guard) = &mut self.guard {
                                 guard.ended(&call, self.walks.view());
                             }
@@ -226,14 +248,16 @@ impl Observer {
                 guard.before_live(self.walks.view());
             }
             // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
-            if self.wide != Some(self.sessions.wanted()) {
-                select(ring.trace(), &self.clients, self.sessions.wanted());
+            let wide = self.sessions.wanted();
+            if vcpu.wide != Some(wide) {
+                vcpu.select(&self.clients, wide);
             }
-            ring.release();
+            vcpu.ring.release();
         }
-        if self.clients.flush() || self.wide != Some(self.sessions.wanted()) {
-            self.select();
-        }
+        let (gone, wide) = (self.clients.flush(), self.sessions.wanted());
+        // One vcpu may have been passed before what another did was seen.
+        let stale = self.vcpus.iter_mut().filter(|vcpu| gone || vcpu.wide != Some(wide));
+        stale.for_each(|vcpu| vcpu.select(&self.clients, wide));
         self.tell();
     }
 
@@ -261,13 +285,6 @@ impl Observer {
         }
     }
 
-    /// Has the shim record what is wanted now.
-    fn select(&mut self) {
-        let wide = self.sessions.wanted();
-        self.rings.iter().for_each(|ring| select(ring.trace(), &self.clients, wide));
-        self.wide = Some(wide);
-    }
-
     /// One question. False: nobody will ask again.
     fn answer(&mut self) -> bool {
         match self.requests.next() {
@@ -289,7 +306,8 @@ impl Observer {
                 match calls.as_deref().map_or_else(|| Ok(Selection::default_set()), Selection::named) {
                     Ok(selection) => {
                         self.clients.add(socket, selection, pid);
-                        self.select();
+                        let wide = self.sessions.wanted();
+                        self.vcpus.iter_mut().for_each(|vcpu| vcpu.select(&self.clients, wide));
                     }
                     Err(error) => requests::refuse(&socket, &error),
                 }
@@ -301,16 +319,6 @@ impl Observer {
             Request::Dmesg => requests::give(&socket, self.walks.dmesg()),
         }
     }
-}
-
-fn select(trace: &Trace, clients: &Clients, wide: bool) {
-    let ours = if wide { Selection::default_set() } else { Selection::connections() };
-    let mut wanted = clients.selections();
-    wanted.push(&ours);
-    let words = Selection::all_of(&wanted);
-    // The window was found when the trace was made.
-    let _ = trace.set_calls(&words[0], &words[1]);
-    trace.arm();
 }
 
 fn wait(bell: impl AsFd, requests: impl AsFd, timeout: Duration) -> Result<(bool, bool), ObserverError> {
