@@ -150,12 +150,12 @@ impl Sessions {
         };
         for found in found {
             self.written.note(found.file);
-            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "written" };
-            self.keep(&id, &found, how, record.tgid, at);
+            self.keep(&id, &found, "written", record.tgid, at);
         }
     }
 
-    fn keep(&mut self, id: &str, found: &Found, how: &str, pid: u32, at: Timestamp) {
+    fn keep(&mut self, id: &str, found: &Found, why: &str, pid: u32, at: Timestamp) {
+        let how = if found.path.starts_with("/memfd:") { "memfd" } else { why };
         let Some(live) = self.live.get_mut(id) else {
             return;
         };
@@ -323,8 +323,7 @@ impl Sessions {
         if let Some((inode, path)) = program.filter(|(inode, path)| self.written.is_foreign(inode.file, path))
             && let Some(contents) = guest.contents(inode)
         {
-            let how = if path.starts_with("/memfd:") { "memfd" } else { "run" };
-            self.keep(id, &Found { path, ..contents }, how, call.enter.tgid, at);
+            self.keep(id, &Found { path, ..contents }, "run", call.enter.tgid, at);
         }
     }
 
