@@ -13,7 +13,7 @@ use super::line::Line;
 use super::peer::Peer;
 use super::privsep::{Said, Stream};
 use super::report::{self, Report};
-use super::samples::Kept;
+use super::samples::{Dirty, Kept};
 use crate::trace::pairing::Traced;
 use crate::trace::selection::FileKind;
 
@@ -33,6 +33,8 @@ pub struct Live {
     pub processes: HashSet<u32>,
     /// It is not written as it is.
     pub changed: bool,
+    /// Files that are being written.
+    pub dirty: Dirty,
     streams: HashMap<(u32, u64), Stream>,
     casts: HashMap<Screen, usize>,
     recorded: Vec<(Cast, Line)>,
@@ -90,6 +92,7 @@ impl Live {
             },
             processes: HashSet::from([pid]),
             changed: true,
+            dirty: Dirty::default(),
             streams: HashMap::new(),
             casts: HashMap::new(),
             recorded: Vec::new(),

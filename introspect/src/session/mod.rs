@@ -28,7 +28,7 @@ pub use folders::Folders;
 use guest::{Found, Guest};
 use live::Live;
 use peer::Peer;
-use samples::{Dirty, Written};
+use samples::Written;
 
 /// Connections that were accepted and have not led to a process, per program.
 const ACCEPTED_MAX: usize = 256;
@@ -62,7 +62,6 @@ pub struct Sessions {
     processes: HashMap<u32, Known>,
     accepted: HashMap<u32, Vec<Accepted>>,
     written: Written,
-    dirty: HashMap<String, Dirty>,
     last: u16,
     events: Vec<Event>,
 }
@@ -78,7 +77,6 @@ impl Sessions {
             processes: HashMap::new(),
             accepted: HashMap::new(),
             written: Written::default(),
-            dirty: HashMap::new(),
             last: 0,
             events: Vec::new(),
         }
@@ -122,7 +120,7 @@ impl Sessions {
         };
         let wrote = matches!(name, "write" | "writev" | "pwrite64" | "pwritev") && call.enter.kind.is_none();
         if wrote && call.enter.file != 0 && !live.is_service(&exe) {
-            self.dirty.entry(id.clone()).or_default().wrote(call.enter.file, call.enter.tgid, at, guest);
+            live.dirty.wrote(call.enter.file, call.enter.tgid, at, guest);
         }
         self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
         if name == "exit_group" {
@@ -139,9 +137,9 @@ impl Sessions {
             Some("close") if record.kind.is_none() => {
                 let found = guest.written(record.file);
                 if found.is_some()
-                    && let Some(dirty) = self.dirty.get_mut(&id)
+                    && let Some(live) = self.live.get_mut(&id)
                 {
-                    dirty.closed(record.file);
+                    live.dirty.closed(record.file);
                 }
                 found.into_iter().collect()
             }
@@ -178,7 +176,7 @@ impl Sessions {
             .filter(|pid| !alive.contains(pid))
             .collect();
         gone.into_iter().for_each(|pid| self.exited(pid, at, None, guest));
-        let ids: Vec<String> = self.dirty.keys().cloned().collect();
+        let ids: Vec<String> = self.live.keys().cloned().collect();
         ids.iter().for_each(|id| self.keep_quiet(id, at, false, guest));
         self.accepted.retain(|_, list| {
             list.retain(|accepted| at.as_second() - accepted.at.as_second() < ACCEPTED_S);
@@ -328,7 +326,7 @@ impl Sessions {
     }
 
     fn keep_quiet(&mut self, id: &str, at: Timestamp, all: bool, guest: &dyn Guest) {
-        let quiet = self.dirty.get_mut(id).map(|dirty| dirty.quiet(at, all, guest)).unwrap_or_default();
+        let quiet = self.live.get_mut(id).map(|live| live.dirty.quiet(at, all, guest)).unwrap_or_default();
         for (pid, found) in quiet {
             self.written.note(found.file);
             self.keep(id, &found, "written", pid, at);
@@ -350,7 +348,6 @@ impl Sessions {
             return;
         }
         self.keep_quiet(&id, at, true, guest);
-        self.dirty.remove(&id);
         if let Some(mut live) = self.live.remove(&id) {
             self.events.push(live.closed(at));
             if let Err(error) = self.folders.write_report(&live.report) {
