@@ -1,7 +1,7 @@
 //! The process that looks at one domain: it reads the trace, keeps its sessions, and answers what is asked about the guest.
 //!
 //! It is handed everything and opens nothing but files below the folders that it was handed. What comes from the guest is foreign;
-//! should it break this process all the same, the domain runs on and the supervisor starts another.
+//! should it break this process all the same, the domain runs on and the supervisor starts another, which goes on with the sessions that live.
 
 mod clients;
 mod guard;
@@ -45,6 +45,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the reports of sessions are written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often the list of processes is walked until it is whole.
+const WHOLE_TRIES: u32 = 20;
+/// How long the end waits for logsink.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Records of one ring that are taken before the next one has its turn.
 const BATCH: usize = 4096;
 
@@ -60,6 +64,8 @@ pub struct ObserverConfig {
     pub memory_mib: u64,
     /// Number of vcpus.
     pub vcpus: u32,
+    /// What was recorded before it came is not read: observers have ended of it.
+    pub skip_unread: bool,
     /// The kernel that it was booted from.
     pub kernel_fd: RawFd,
     /// RAM: the memfd, opened for reading only.
@@ -115,6 +121,7 @@ pub enum ObserverError {
 /// What keeps it from looking.
 pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
     let mut observer = Observer::new(&config)?;
+    observer.take_up();
     observer.look();
     loop {
         let timeout = if observer.busy() { LOOK_EVERY } else { IDLE };
@@ -125,6 +132,7 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
         }
         observer.look();
         if asked && !observer.answer() {
+            observer.end();
             return Ok(());
         }
     }
@@ -153,7 +161,10 @@ struct Vcpu {
 }
 
 impl Vcpu {
-    fn new(trace: Trace) -> Vcpu {
+    fn new(trace: Trace, skip_unread: bool) -> Vcpu {
+        if skip_unread {
+            trace.set_tail(trace.head());
+        }
         Vcpu { ring: Ring::new(trace), pairing: Pairing::default(), wide: None }
     }
 
@@ -193,7 +204,7 @@ impl Observer {
         let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
         let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
-            vcpus: traces.into_iter().map(Vcpu::new).collect(),
+            vcpus: traces.into_iter().map(|trace| Vcpu::new(trace, config.skip_unread)).collect(),
             bell: owned(config.bell_fd),
             requests: Requests::new(owned(config.requests_fd)),
             clients: Clients::default(),
@@ -208,6 +219,21 @@ impl Observer {
             guard,
             saved: Instant::now(),
         })
+    }
+
+    /// Goes on with what an observer has begun that is gone. Before the first look: what is recorded next may be of these sessions.
+    fn take_up(&mut self) {
+        let alive = (0..WHOLE_TRIES).find_map(|_| self.walks.alive());
+        self.sessions.take_up(alive.as_ref(), Timestamp::now(), &self.walks);
+    }
+
+    /// The domain is gone.
+    fn end(&mut self) {
+        self.sessions.end(Timestamp::now(), &self.walks);
+        if let Some(emitter) = &self.emitter {
+            self.sessions.events().into_iter().for_each(|event| emitter.emit(event));
+            emitter.flush(FLUSH_TIMEOUT);
+        }
     }
 
     /// May records come that nobody rings for?

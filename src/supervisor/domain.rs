@@ -298,6 +298,7 @@ impl Domain {
             "time_s": self.cpu_time_s(),
             "uptime_s": self.built.elapsed().as_secs_f64(),
             "pid": self.pid(),
+            "observer_pid": self.observer.pid(),
             "uuid": uuid_text(self.uuid),
             "macs": self.macs,
             "address": self.file.address,

@@ -169,11 +169,12 @@ impl House {
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
         let plan = Plan { domid, file, folder, uuid };
-        let launched = launch::launch(&self.state, &self.network, plan, move |domain, exit| {
-            let ending = domain.process_ended(exit);
-            house.network.unplug(domain.domid);
-            house.ended(&domain, ending);
-        });
+        let launched =
+            launch::launch(&self.state, &self.network, &self.announcer, plan, move |domain, exit| {
+                let ending = domain.process_ended(exit);
+                house.network.unplug(domain.domid);
+                house.ended(&domain, ending);
+            });
         let mut table = self.table();
         table.building.retain(|building| *building != name);
         let domain = launched?;

@@ -14,6 +14,7 @@ use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
 use honeyvmm::shim::Backend;
 use serde::{Deserialize, Serialize};
 
+use super::announce::Announcer;
 use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
@@ -94,6 +95,7 @@ pub struct Plan {
 pub fn launch(
     state: &State,
     network: &Network,
+    announcer: &Arc<Announcer>,
     plan: Plan,
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
 ) -> Result<Arc<Domain>, LaunchError> {
@@ -129,7 +131,7 @@ pub fn launch(
         bell: parts.bell,
         log: vmm_log.try_clone().map_err(step("open its log"))?,
     };
-    let observer = Observer::new(state.clone(), sight);
+    let observer = Observer::new(state.clone(), Arc::clone(announcer), sight);
     let Plan { domid, file, folder, uuid } = plan;
     let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
     let memory_bytes = file.memory_mib << 20;

@@ -1,6 +1,6 @@
 //! What is asked of the guest's memory. A kernel that does not tell its layouts is observed all the same; only what needs them is refused.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use honeyvmm::memory::{Gva, ReadOnlyRam};
@@ -123,11 +123,11 @@ impl Walks {
         Ok(shown("records", have(&self.log)?.list(&self.view.look(log::STEPS_MAX))))
     }
 
-    /// Processes that live; `None` where the list is not whole, for then one that is missing may live.
-    pub fn alive(&self) -> Option<HashSet<u32>> {
+    /// Processes that live, with when they began; `None` where the list is not whole, for then one that is missing may live.
+    pub fn alive(&self) -> Option<HashMap<u32, u64>> {
         let listing = self.tasks.as_ref().ok()?.list(&self.view.look(STEPS_MAX), Threads::First);
         let whole = listing.incomplete.is_none() && !listing.items.is_empty();
-        whole.then(|| listing.items.iter().map(|task| task.tgid).collect())
+        whole.then(|| listing.items.iter().map(|task| (task.tgid, task.start_ns)).collect())
     }
 
     fn identity(file: &OpenFile) -> (u64, u64) {

@@ -1,43 +1,41 @@
 //! A session that lives: its report as it grows, its recordings, and what its programs tell each other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 
 use events::{Event, EventId};
 use jiff::Timestamp;
 
-use super::cast::Cast;
 use super::folders::Folders;
 use super::guest::Found;
-use super::line::Line;
 use super::peer::Peer;
 use super::privsep::{Said, Stream};
 use super::report::{self, Report};
 use super::samples::{Dirty, Kept};
+use super::screens::{Moment, Packets, Screen, Screens, Shown};
 use crate::trace::pairing::Traced;
 use crate::trace::selection::FileKind;
 
-/// Recordings of one session.
-const CASTS_MAX: usize = 64;
 /// Sockets of one session between the parts of a server.
 const STREAMS_MAX: usize = 256;
 /// `TIOCSWINSZ`.
 const SET_WINDOW_SIZE: u64 = 0x5414;
+/// `TIOCPKT`.
+const SET_PACKET_MODE: u64 = 0x5420;
 const O_ACCMODE: u64 = 3;
 
 /// A session that lives.
 pub struct Live {
     /// What is written of it.
     pub report: Report,
-    /// Its processes.
-    pub processes: HashSet<u32>,
+    /// Its processes, with when they began once that was seen: nanoseconds since boot.
+    pub processes: HashMap<u32, Option<u64>>,
     /// It is not written as it is.
     pub changed: bool,
     /// Files that are being written.
     pub dirty: Dirty,
     streams: HashMap<(u32, u64), Stream>,
-    casts: HashMap<Screen, usize>,
-    recorded: Vec<(Cast, Line)>,
+    screens: Screens,
     user: Option<String>,
     guess: Option<String>,
     kept: Kept,
@@ -51,13 +49,6 @@ pub struct Started {
     pub argv: Option<Vec<String>>,
     /// Where it was run.
     pub folder: Option<String>,
-}
-
-/// What is recorded: a pseudo terminal, by its master's open file, or programs that have none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Screen {
-    Terminal(u64),
-    Plain,
 }
 
 impl Live {
@@ -89,16 +80,44 @@ impl Live {
                 samples: Vec::new(),
                 tty: Vec::new(),
                 truncated: false,
+                resume: None,
             },
-            processes: HashSet::from([pid]),
+            processes: HashMap::from([(pid, None)]),
             changed: true,
             dirty: Dirty::default(),
             streams: HashMap::new(),
-            casts: HashMap::new(),
-            recorded: Vec::new(),
+            screens: Screens::default(),
             user: None,
             guess: None,
             kept: Kept::default(),
+        }
+    }
+
+    /// One that an observer has left that is gone.
+    pub fn resumed(mut report: Report, folders: &Folders) -> Live {
+        let resume = report.resume.take().unwrap_or_default();
+        Live {
+            processes: resume.alive.iter().map(|process| (process.pid, Some(process.start_ns))).collect(),
+            changed: true,
+            dirty: Dirty::default(),
+            streams: HashMap::new(),
+            screens: Screens::resumed(&report, &resume.screens, folders),
+            user: resume.user,
+            guess: None,
+            kept: Kept::resumed(&report.samples),
+            report,
+        }
+    }
+
+    /// What another observer must know to go on with it; `exe` tells a process' program.
+    pub fn resume(&self, exe: impl Fn(u32) -> String) -> report::Resume {
+        let alive = self.processes.iter().filter_map(|(pid, start_ns)| {
+            Some(report::Alive { pid: *pid, start_ns: (*start_ns)?, exe: exe(*pid) })
+        });
+        report::Resume {
+            alive: alive.take(report::ALIVE_MAX).collect(),
+            screens: self.screens.resume(),
+            user: self.user.clone(),
         }
     }
 
@@ -116,13 +135,13 @@ impl Live {
         name: &str,
         at: Timestamp,
         exe: &str,
-        folders: &mut Folders,
+        folders: &Folders,
     ) -> Vec<Event> {
         match name {
             "read" | "readv" | "recvmsg" | "recvfrom" => self.moved(call, at, exe, Way::In, folders),
             "write" | "writev" | "sendmsg" | "sendto" => self.moved(call, at, exe, Way::Out, folders),
             "ioctl" => {
-                self.resized(call, at, folders);
+                self.terminal_set(call, at, folders);
                 Vec::new()
             }
             "setuid" | "setreuid" | "setresuid" => self.new_user(call, at, exe, name).into_iter().collect(),
@@ -207,7 +226,7 @@ impl Live {
     /// The last process ended.
     pub fn closed(&mut self, at: Timestamp) -> Event {
         self.report.closed = Some(at);
-        self.note_casts();
+        self.report.resume = None;
         let report = &self.report;
         let names: Vec<&str> = report.tty.iter().map(|tty| tty.name.as_str()).collect();
         let seconds = at.duration_since(report.opened).as_secs_f64();
@@ -222,14 +241,7 @@ impl Live {
     }
 
     /// Bytes went through a descriptor.
-    fn moved(
-        &mut self,
-        call: &Traced,
-        at: Timestamp,
-        exe: &str,
-        way: Way,
-        folders: &mut Folders,
-    ) -> Vec<Event> {
+    fn moved(&mut self, call: &Traced, at: Timestamp, exe: &str, way: Way, folders: &Folders) -> Vec<Event> {
         let fd = call.arguments()[0];
         if call.result.is_none_or(|result| result <= 0) {
             return Vec::new();
@@ -261,80 +273,42 @@ impl Live {
         at: Timestamp,
         screen: Screen,
         shown: Shown,
-        folders: &mut Folders,
+        folders: &Folders,
     ) -> Vec<Event> {
-        let Some(index) = self.cast(screen, call, at, folders) else {
-            return Vec::new();
-        };
+        let moment = Moment { time_ns: call.enter.time_ns + call.duration_ns, at };
         let bytes = call.bytes(1);
-        let time_ns = call.enter.time_ns + call.duration_ns;
-        let (cast, line) = &mut self.recorded[index];
-        let written = match shown {
-            Shown::Shown => cast.show(time_ns, &bytes),
-            Shown::Typed => cast.type_in(time_ns, &bytes),
-        };
-        if let Err(error) = written {
-            tracing::error!(%error, session = self.report.id, "a recording cannot be written");
-        }
-        let lines = if shown == Shown::Typed { line.take(&bytes) } else { Vec::new() };
+        let taken = self.screens.take(screen, shown, &bytes, moment, &mut self.report, folders);
         self.changed = true;
-        self.note_casts();
-        lines.into_iter().map(|text| self.typed(text, index, at)).collect()
+        let (tty, lines) = taken.unwrap_or_default();
+        lines.into_iter().map(|text| self.typed(text, tty, at)).collect()
     }
 
-    fn typed(&mut self, text: String, index: usize, at: Timestamp) -> Event {
-        let input = report::Input { time: at, tty: index + 1, text: text.clone() };
+    fn typed(&mut self, text: String, tty: usize, at: Timestamp) -> Event {
+        let input = report::Input { time: at, tty: tty + 1, text: text.clone() };
         Report::push(&mut self.report.inputs, &mut self.report.truncated, input);
-        self.event(EventId::SessionInput, at).with("text", text).with("tty", index + 1)
+        self.event(EventId::SessionInput, at).with("text", text).with("tty", tty + 1)
     }
 
-    /// The recording of a screen; it begins with its first byte.
-    fn cast(&mut self, screen: Screen, call: &Traced, at: Timestamp, folders: &mut Folders) -> Option<usize> {
-        if let Some(index) = self.casts.get(&screen) {
-            return Some(*index);
-        }
-        if self.recorded.len() >= CASTS_MAX {
-            self.report.truncated = true;
-            return None;
-        }
-        let name = format!("{}-{}.cast", self.report.id, self.recorded.len() + 1);
-        let file = folders.make_cast(&name);
-        let file =
-            file.inspect_err(|error| tracing::error!(%error, name, "a recording cannot be made")).ok()?;
-        // The format's time stamp has whole seconds: the recording's time begins with the second.
-        let began_ns = (call.enter.time_ns + call.duration_ns)
-            .saturating_sub(at.subsec_nanosecond().unsigned_abs().into());
-        self.recorded.push((Cast::new(file, began_ns, at.as_second()), Line::default()));
-        self.report.tty.push(report::Tty { name, bytes_shown: 0, bytes_typed: 0 });
-        self.casts.insert(screen, self.recorded.len() - 1);
-        Some(self.recorded.len() - 1)
-    }
-
-    fn note_casts(&mut self) {
-        for (tty, (cast, _)) in self.report.tty.iter_mut().zip(&self.recorded) {
-            (tty.bytes_shown, tty.bytes_typed) = (cast.bytes_shown, cast.bytes_typed);
-        }
-    }
-
-    fn resized(&mut self, call: &Traced, at: Timestamp, folders: &mut Folders) {
-        let [_, request, ..] = call.arguments();
+    /// Who holds a terminal's master says how large its window is, or how he wants to read it.
+    fn terminal_set(&mut self, call: &Traced, at: Timestamp, folders: &Folders) {
         let master = call.enter.kind.and_then(FileKind::at) == Some(FileKind::PtyMaster);
-        if !master || request & 0xffff_ffff != SET_WINDOW_SIZE || call.result != Some(0) {
-            return;
-        }
-        let Some(&[rows_low, rows_high, columns_low, columns_high, ..]) =
-            call.named(2).and_then(|chunk| chunk.bytes.first_chunk::<8>())
-        else {
+        let words = call.named(2).and_then(|chunk| chunk.bytes.first_chunk::<8>());
+        let Some(words) = words.filter(|_| master && call.result == Some(0)) else {
             return;
         };
-        let size =
-            (u16::from_le_bytes([columns_low, columns_high]), u16::from_le_bytes([rows_low, rows_high]));
-        let screen = Screen::Terminal(call.enter.file);
-        // The size comes before the first byte: the recording begins with it.
-        if let Some(index) = self.cast(screen, call, at, folders)
-            && let Err(error) = self.recorded[index].0.resize(call.enter.time_ns, size)
-        {
-            tracing::error!(%error, session = self.report.id, "a recording cannot be written");
+        let word = |index: usize| u16::from_le_bytes([words[2 * index], words[2 * index + 1]]);
+        let moment = Moment { time_ns: call.enter.time_ns + call.duration_ns, at };
+        match call.arguments()[1] & 0xffff_ffff {
+            SET_WINDOW_SIZE => {
+                let size = (word(1), word(0));
+                self.screens.resize(call.enter.file, size, moment, &mut self.report, folders);
+                self.changed = true;
+            }
+            SET_PACKET_MODE => {
+                let packets = if (word(0), word(1)) == (0, 0) { Packets::Off } else { Packets::On };
+                self.screens.set_packets(call.enter.file, packets);
+            }
+            _ => {}
         }
     }
 
@@ -469,10 +443,4 @@ impl Way {
             Way::Out => Shown::Typed,
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Shown,
-    Typed,
 }

@@ -13,8 +13,9 @@ mod peer;
 pub mod privsep;
 pub mod report;
 pub mod samples;
+mod screens;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 
 use events::{Event, EventId};
@@ -122,7 +123,7 @@ impl Sessions {
         if wrote && call.enter.file != 0 && !live.is_service(&exe) {
             live.dirty.wrote(call.enter.file, call.enter.tgid, at, guest);
         }
-        self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
+        self.events.extend(live.take(call, name, at, &exe, &self.folders));
         if name == "exit_group" {
             self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32), guest);
         }
@@ -167,14 +168,58 @@ impl Sessions {
         }
     }
 
-    /// Processes that were killed make no call: those that are not among the living have ended.
-    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp, guest: &dyn Guest) {
-        let gone: Vec<u32> = self
-            .live
-            .values()
-            .flat_map(|live| live.processes.iter().copied())
-            .filter(|pid| !alive.contains(pid))
-            .collect();
+    /// Goes on with the sessions that another observer of this domain has left. `alive`: the guest's processes, by number, with when they
+    /// began; without it all are taken for living, until [`Sessions::reap`] knows better. What is over, or was another's, ends now.
+    pub fn take_up(&mut self, alive: Option<&HashMap<u32, u64>>, at: Timestamp, guest: &dyn Guest) {
+        let (reports, last) = match self.folders.open_reports(self.domid) {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(%error, "sessions that were open before are not taken up"),
+        };
+        self.last = last;
+        for mut report in reports.into_iter().take(SESSIONS_MAX) {
+            let id = report.id.clone();
+            if report.domain != self.domain || report.domid != self.domid {
+                // An earlier house gave the number to another domain.
+                report.resume = None;
+            }
+            let resumed = report.resume.iter().flat_map(|resume| &resume.alive).cloned();
+            for process in resumed.collect::<Vec<_>>() {
+                let known = Known { session: Some(id.clone()), exe: process.exe };
+                self.processes.insert(process.pid, known);
+            }
+            let live = Live::resumed(report, &self.folders);
+            let is_over = live.processes.is_empty();
+            self.live.insert(id.clone(), live);
+            if is_over {
+                self.finish(&id, at, guest);
+            }
+        }
+        if let Some(alive) = alive {
+            self.reap(alive, at, guest);
+        }
+    }
+
+    /// The domain is gone, and with it everybody in it.
+    pub fn end(&mut self, at: Timestamp, guest: &dyn Guest) {
+        self.reap(&HashMap::new(), at, guest);
+    }
+
+    /// Processes that were killed make no call: those that are not among the living have ended. With each of these is told when it began:
+    /// one that has the number of another is not that one.
+    pub fn reap(&mut self, alive: &HashMap<u32, u64>, at: Timestamp, guest: &dyn Guest) {
+        let mut gone = Vec::new();
+        for live in self.live.values_mut() {
+            for (pid, known_ns) in &mut live.processes {
+                match (alive.get(pid), *known_ns) {
+                    (Some(start_ns), None) => {
+                        *known_ns = Some(*start_ns);
+                        live.changed = true;
+                    }
+                    (Some(start_ns), Some(known_ns)) if *start_ns == known_ns => {}
+                    (Some(_), Some(_)) | (None, _) => gone.push(*pid),
+                }
+            }
+        }
         gone.into_iter().for_each(|pid| self.exited(pid, at, None, guest));
         let ids: Vec<String> = self.live.keys().cloned().collect();
         ids.iter().for_each(|id| self.keep_quiet(id, at, false, guest));
@@ -189,8 +234,10 @@ impl Sessions {
     /// # Errors
     /// The disk is full, or broken.
     pub fn save(&mut self) -> io::Result<()> {
+        let exe = |pid| self.processes.get(&pid).map(|known| known.exe.clone()).unwrap_or_default();
         self.live.values_mut().filter(|live| live.changed).try_for_each(|live| {
             live.changed = false;
+            live.report.resume = Some(live.resume(exe));
             self.folders.write_report(&live.report)
         })
     }
@@ -278,7 +325,8 @@ impl Sessions {
         }
         let exe = self.processes.get(&parent).map(|known| known.exe.clone()).unwrap_or_default();
         if let Some(live) = self.live.get_mut(id) {
-            live.processes.insert(child);
+            live.processes.entry(child).or_insert(None);
+            live.changed = true;
             self.processes.entry(child).or_insert(Known { session: Some(id.to_owned()), exe });
         }
     }
@@ -344,11 +392,14 @@ impl Sessions {
             return;
         };
         self.events.push(live.exited(pid, &known.exe, at, status));
-        if !live.processes.is_empty() {
-            return;
+        if live.processes.is_empty() {
+            self.finish(&id, at, guest);
         }
-        self.keep_quiet(&id, at, true, guest);
-        if let Some(mut live) = self.live.remove(&id) {
+    }
+
+    fn finish(&mut self, id: &str, at: Timestamp, guest: &dyn Guest) {
+        self.keep_quiet(id, at, true, guest);
+        if let Some(mut live) = self.live.remove(id) {
             self.events.push(live.closed(at));
             if let Err(error) = self.folders.write_report(&live.report) {
                 tracing::error!(%error, session = id, "a session is not written down");
