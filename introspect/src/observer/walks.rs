@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::session::guest::{Found, Guest, Inode};
+use crate::session::peer::Peer;
 use crate::session::samples::SAMPLE_BYTES_MAX;
 use crate::symbols::Symbols;
 use crate::view::layout::Unknown;
@@ -161,6 +162,12 @@ impl Guest for Walks {
     fn parent(&self, task: u64) -> Option<u32> {
         let look = self.view.look(TASK_STEPS_MAX);
         self.tasks.as_ref().ok()?.task(&look, Gva(task)).ok().map(|task| task.ppid)
+    }
+
+    fn peer(&self, task: u64, fd: u64) -> Option<Peer> {
+        let look = self.view.look(TASK_STEPS_MAX);
+        let remote = self.sockets.as_ref().ok()?.remote(&look, Gva(task), u32::try_from(fd).ok()?)?;
+        Some(Peer { address: remote.address.to_canonical(), port: remote.port })
     }
 
     fn arguments(&self, task: u64) -> Option<Vec<String>> {

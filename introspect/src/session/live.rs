@@ -7,7 +7,9 @@ use events::{Event, EventId};
 use jiff::Timestamp;
 
 use super::folders::Folders;
+use super::ftp::{Cut, Dialog};
 use super::guest::Found;
+use super::password::{Guess, Place, Prompts, Told};
 use super::peer::Peer;
 use super::privsep::{Said, Stream};
 use super::report::{self, Report};
@@ -18,6 +20,14 @@ use crate::trace::selection::FileKind;
 
 /// Sockets of one session between the parts of a server.
 const STREAMS_MAX: usize = 256;
+/// Connections of one session at which somebody may log in.
+const DIALOGS_MAX: usize = 64;
+/// Servers that take a connection for another program.
+const SUPERSERVERS: [&str; 4] = ["inetd", "xinetd", "tcpd", "systemd"];
+/// `TCSETS`, `TCSETSW`, `TCSETSF`.
+const SET_ATTRIBUTES: std::ops::RangeInclusive<u64> = 0x5402..=0x5404;
+/// `MSG_PEEK`.
+const PEEK: u64 = 2;
 /// `TIOCSWINSZ`.
 const SET_WINDOW_SIZE: u64 = 0x5414;
 /// `TIOCPKT`.
@@ -35,6 +45,8 @@ pub struct Live {
     /// Files that are being written.
     pub dirty: Dirty,
     streams: HashMap<(u32, u64), Stream>,
+    prompts: Prompts,
+    dialogs: HashMap<u64, Dialog>,
     screens: Screens,
     user: Option<String>,
     guess: Option<String>,
@@ -49,6 +61,16 @@ pub struct Started {
     pub argv: Option<Vec<String>>,
     /// Where it was run.
     pub folder: Option<String>,
+}
+
+/// A login, or a guess.
+struct Tried<'a> {
+    service: &'a str,
+    pid: u32,
+    user: String,
+    method: &'a str,
+    password: Option<String>,
+    right: bool,
 }
 
 impl Live {
@@ -86,6 +108,8 @@ impl Live {
             changed: true,
             dirty: Dirty::default(),
             streams: HashMap::new(),
+            prompts: Prompts::default(),
+            dialogs: HashMap::new(),
             screens: Screens::default(),
             user: None,
             guess: None,
@@ -101,6 +125,8 @@ impl Live {
             changed: true,
             dirty: Dirty::default(),
             streams: HashMap::new(),
+            prompts: Prompts::default(),
+            dialogs: HashMap::new(),
             screens: Screens::resumed(&report, &resume.screens, folders),
             user: resume.user,
             guess: None,
@@ -151,7 +177,7 @@ impl Live {
     }
 
     /// A program was run.
-    pub fn executed(&mut self, call: &Traced, at: Timestamp, exe: String, started: Started) -> Event {
+    pub fn executed(&mut self, call: &Traced, at: Timestamp, exe: String, started: Started) -> Vec<Event> {
         let Started { ppid, argv, folder } = started;
         let first = u8::from(call.call().is_some_and(|known| known.name == "execveat")) + 1;
         let strings = |argument: u8| -> Vec<String> {
@@ -160,6 +186,11 @@ impl Live {
         };
         let argv = argv.unwrap_or_else(|| strings(first));
         let (pid, uid) = (call.enter.tgid, call.enter.uid);
+        if pid == self.report.pid && SUPERSERVERS.contains(&base(&self.report.service)) {
+            self.report.service = base(&exe).to_owned();
+        }
+        let mut events: Vec<Event> =
+            self.prompts.executed(pid, &exe, &argv).map(|told| self.prompted(told, at)).into_iter().collect();
         let process = report::Process {
             pid,
             ppid,
@@ -174,22 +205,36 @@ impl Live {
         Report::push(&mut self.report.processes, &mut self.report.truncated, process);
         self.changed = true;
         let event = self.event(EventId::ProcessExec, at).with("pid", pid).with("ppid", ppid).with("uid", uid);
-        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1)).with("cwd", folder)
+        events.push(
+            event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1)).with("cwd", folder),
+        );
+        events
+    }
+
+    /// A process has a child.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        self.processes.entry(child).or_insert(None);
+        self.prompts.forked(parent, child);
+        self.changed = true;
     }
 
     /// A process ended.
-    pub fn exited(&mut self, pid: u32, exe: &str, at: Timestamp, status: Option<i32>) -> Event {
+    pub fn exited(&mut self, pid: u32, exe: &str, at: Timestamp, status: Option<i32>) -> Vec<Event> {
         self.processes.remove(&pid);
+        let told = self.prompts.exited(pid, status);
+        let mut events: Vec<Event> = told.map(|told| self.prompted(told, at)).into_iter().collect();
         let own =
             self.report.processes.iter_mut().filter(|process| process.pid == pid && process.ended.is_none());
         own.for_each(|process| (process.ended, process.status) = (Some(at), status));
         self.changed = true;
-        self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe).with("status", status)
+        let event = self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe);
+        events.push(event.with("status", status));
+        events
     }
 
     /// Is this the program that took the connection? It is called by its short name until it runs another.
     pub fn is_service(&self, exe: &str) -> bool {
-        exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service)
+        exe == self.report.service || base(exe) == self.report.service
     }
 
     /// Keeps a file; answers its event if it is new.
@@ -247,12 +292,19 @@ impl Live {
             return Vec::new();
         }
         let is_service = self.is_service(exe);
-        match (call.enter.kind.and_then(FileKind::at), way) {
+        let kind = call.enter.kind.and_then(FileKind::at);
+        match (kind, way) {
             (Some(FileKind::PtyMaster), way) => {
                 let screen = Screen::Terminal(call.enter.file);
                 self.record(call, at, screen, way.seen_from_master(), folders)
             }
-            (Some(FileKind::UnixStream), Way::Out) if is_service && !self.logged_in() => {
+            _ if self.prompts.has(call.enter.tgid) => self.asked(call, at, kind, way).into_iter().collect(),
+            (Some(FileKind::Tcp | FileKind::Tcp6), way) if base(exe).contains("ftpd") => {
+                self.dialog(call, at, exe, way).into_iter().collect()
+            }
+            (Some(FileKind::UnixStream), Way::Out)
+                if is_service && base(exe).starts_with("sshd") && !self.logged_in() =>
+            {
                 self.said(call, at, fd)
             }
             // The server of a command without a terminal reads what it prints, and writes what it is given.
@@ -260,6 +312,57 @@ impl Live {
                 self.record(call, at, Screen::Plain, way.seen_from_master(), folders)
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// A program that asks for a password reads and writes at its terminal, or at what it was given in place of one.
+    fn asked(&mut self, call: &Traced, at: Timestamp, kind: Option<FileKind>, way: Way) -> Option<Event> {
+        let (pid, fd) = (call.enter.tgid, call.arguments()[0]);
+        let place = match kind {
+            Some(FileKind::Tty | FileKind::Console) => Place::Terminal,
+            _ if fd <= 2 => Place::Standard,
+            _ => return None,
+        };
+        let told = match way {
+            Way::In => self.prompts.read(pid, place, &call.bytes(1)),
+            Way::Out => self.prompts.wrote(pid, &call.bytes(1)),
+        };
+        told.map(|told| self.prompted(told, at))
+    }
+
+    fn prompted(&mut self, (program, pid, guess): Told, at: Timestamp) -> Event {
+        let Guess { user, password, right } = guess;
+        let tried =
+            Tried { service: program.name(), pid, user, method: "password", password: Some(password), right };
+        self.tried(tried, at)
+    }
+
+    /// An FTP server speaks with its client.
+    fn dialog(&mut self, call: &Traced, at: Timestamp, exe: &str, way: Way) -> Option<Event> {
+        let file = call.enter.file;
+        if !self.dialogs.contains_key(&file) && self.dialogs.len() >= DIALOGS_MAX {
+            return None;
+        }
+        let dialog = self.dialogs.entry(file).or_default();
+        match way {
+            Way::In => {
+                let flags = match call.call()?.name {
+                    "recvfrom" => call.arguments()[3],
+                    "recvmsg" => call.arguments()[2],
+                    _ => 0,
+                };
+                if flags & PEEK == 0 {
+                    let cut = call.named(1).is_some_and(|chunk| chunk.cut);
+                    dialog.heard(&call.bytes(1), if cut { Cut::Yes } else { Cut::No });
+                }
+                None
+            }
+            Way::Out => {
+                let Guess { user, password, right } = dialog.answered(&call.bytes(1))?;
+                let (service, pid) = (base(exe), call.enter.tgid);
+                let password = Some(password);
+                Some(self.tried(Tried { service, pid, user, method: "password", password, right }, at))
+            }
         }
     }
 
@@ -289,9 +392,13 @@ impl Live {
         self.event(EventId::SessionInput, at).with("text", text).with("tty", tty + 1)
     }
 
-    /// Who holds a terminal's master says how large its window is, or how he wants to read it.
+    /// Who holds a terminal's master says how large its window is, or how he wants to read it; who has the terminal, whether it echoes.
     fn terminal_set(&mut self, call: &Traced, at: Timestamp, folders: &Folders) {
-        let master = call.enter.kind.and_then(FileKind::at) == Some(FileKind::PtyMaster);
+        let kind = call.enter.kind.and_then(FileKind::at);
+        if kind == Some(FileKind::Tty) && SET_ATTRIBUTES.contains(&(call.arguments()[1] & 0xffff_ffff)) {
+            self.prompts.terminal_set(call.enter.tgid, &call.bytes(2));
+        }
+        let master = kind == Some(FileKind::PtyMaster);
         let words = call.named(2).and_then(|chunk| chunk.bytes.first_chunk::<8>());
         let Some(words) = words.filter(|_| master && call.result == Some(0)) else {
             return;
@@ -342,20 +449,27 @@ impl Live {
         }
     }
 
-    fn login(&mut self, at: Timestamp, method: &str, password: Option<String>, success: bool) -> Event {
-        let user = self.user.clone().unwrap_or_default();
+    fn login(&mut self, at: Timestamp, method: &str, password: Option<String>, right: bool) -> Event {
+        let (service, user) = (self.report.service.clone(), self.user.clone().unwrap_or_default());
+        let pid = self.report.pid;
+        self.tried(Tried { service: &service, pid, user, method, password, right }, at)
+    }
+
+    fn tried(&mut self, tried: Tried<'_>, at: Timestamp) -> Event {
+        let Tried { service, pid, user, method, password, right } = tried;
         let login = report::Login {
             time: at,
+            service: service.to_owned(),
             user: user.clone(),
             password: password.clone(),
             method: method.to_owned(),
-            success,
+            success: right,
         };
         Report::push(&mut self.report.logins, &mut self.report.truncated, login);
         self.changed = true;
-        let id = if success { EventId::SessionLogin } else { EventId::SessionLoginFailed };
+        let id = if right { EventId::SessionLogin } else { EventId::SessionLoginFailed };
         let event = self.event(id, at).with("user", user).with("method", method).with("password", password);
-        event.with("service", self.report.service.clone()).with("pid", self.report.pid)
+        event.with("service", service).with("pid", pid)
     }
 
     fn new_user(&mut self, call: &Traced, at: Timestamp, exe: &str, name: &str) -> Option<Event> {
@@ -443,4 +557,8 @@ impl Way {
             Way::Out => Shown::Typed,
         }
     }
+}
+
+fn base(exe: &str) -> &str {
+    exe.rsplit('/').next().unwrap_or(exe)
 }

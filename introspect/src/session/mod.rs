@@ -5,11 +5,13 @@
 
 mod cast;
 mod folders;
+pub mod ftp;
 pub mod guest;
 mod guest_log;
 mod line;
 mod live;
-mod peer;
+pub mod password;
+pub mod peer;
 pub mod privsep;
 pub mod report;
 pub mod samples;
@@ -99,7 +101,7 @@ impl Sessions {
             return;
         };
         match name {
-            "accept" | "accept4" => self.accept(call, at),
+            "accept" | "accept4" => self.accept(call, at, guest),
             "close" => self.close(call),
             "write" | "writev" | "sendto" | "sendmsg" => self.logged(call, at),
             _ => {}
@@ -242,11 +244,15 @@ impl Sessions {
         })
     }
 
-    fn accept(&mut self, call: &Traced, at: Timestamp) {
+    fn accept(&mut self, call: &Traced, at: Timestamp, guest: &dyn Guest) {
         let Some(fd) = call.result.filter(|result| *result >= 0) else {
             return;
         };
-        let peer = call.address(1).and_then(|chunk| Peer::parse(&chunk.bytes));
+        // inetd does not ask who it is.
+        let peer = match call.address(1) {
+            Some(chunk) => Peer::parse(&chunk.bytes),
+            None => guest.peer(call.enter.task, fd.unsigned_abs()),
+        };
         // From this machine itself, nobody begins a session.
         if let Some(peer) = peer.filter(|peer| !peer.address.is_loopback())
             && self.accepted.len() < ACCEPTED_MAX
@@ -325,8 +331,7 @@ impl Sessions {
         }
         let exe = self.processes.get(&parent).map(|known| known.exe.clone()).unwrap_or_default();
         if let Some(live) = self.live.get_mut(id) {
-            live.processes.entry(child).or_insert(None);
-            live.changed = true;
+            live.forked(parent, child);
             self.processes.entry(child).or_insert(Known { session: Some(id.to_owned()), exe });
         }
     }
@@ -363,7 +368,7 @@ impl Sessions {
         let argv = guest.arguments(call.enter.task);
         let folder = guest.folder(call.enter.task);
         if let Some(live) = self.live.get_mut(id) {
-            self.events.push(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
+            self.events.extend(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
         }
         let program = guest.program(call.enter.task);
         if let Some((inode, path)) = program.filter(|(inode, path)| self.written.is_foreign(inode.file, path))
@@ -391,7 +396,7 @@ impl Sessions {
         let Some(live) = self.live.get_mut(&id) else {
             return;
         };
-        self.events.push(live.exited(pid, &known.exe, at, status));
+        self.events.extend(live.exited(pid, &known.exe, at, status));
         if live.processes.is_empty() {
             self.finish(&id, at, guest);
         }

@@ -92,6 +92,9 @@ pub struct Screen {
 pub struct Login {
     /// When.
     pub time: Timestamp,
+    /// The program that asked: the one that took the connection, or `su`, `sudo`, `login`.
+    #[serde(default)]
+    pub service: String,
     /// As whom.
     pub user: String,
     /// With what.

@@ -60,6 +60,10 @@ impl Guest for Known {
         self.0.iter().find(|(child, _)| u64::from(*child) == task).map(|(_, parent)| *parent)
     }
 
+    fn peer(&self, _task: u64, fd: u64) -> Option<peer::Peer> {
+        (fd == 6).then(|| peer::Peer::parse(&PEER).unwrap())
+    }
+
     fn arguments(&self, _task: u64) -> Option<Vec<String>> {
         None
     }
@@ -402,4 +406,79 @@ fn what_a_master_in_packet_mode_reads_is_shown_without_its_heads() {
         house.take(&moved(CHILD, "read", FileKind::PtyMaster, bytes));
     }
     assert_eq!(house.report()["tty"][0]["bytes_shown"], 7);
+}
+
+#[test]
+fn a_connection_of_a_server_that_does_not_ask_who_it_is_is_a_session_of_what_it_runs() {
+    let mut house = House::new();
+    let mut accept = call(SSHD, "accept", [7, 0, 0, 0, 0, 0], 6);
+    accept.enter.comm = "inetd".to_owned();
+    house.take(&accept);
+    let mut fork = call(SSHD, "clone", [0x0120_0011, 0, 0, 0, 0, 0], i64::from(CHILD));
+    fork.enter.comm = "inetd".to_owned();
+    assert_eq!(house.take(&fork), ["session.opened"]);
+    assert_eq!(
+        (&house.report()["src_ip"], &house.report()["service"]),
+        (&json!("10.77.0.1"), &json!("inetd"))
+    );
+    for (exe, service) in [(&b"/usr/sbin/telnetd"[..], "telnetd"), (b"/bin/sh", "telnetd")] {
+        let mut exec = call(CHILD, "execve", [1, 1, 1, 0, 0, 0], 0);
+        exec.enter.chunks = vec![chunk(0, exe)];
+        house.take(&exec);
+        assert_eq!(house.report()["service"], service);
+    }
+}
+
+#[test]
+fn a_password_that_su_asks_for_is_a_login_of_the_session() {
+    let mut house = House::new();
+    house.connect();
+    house.take(&call(CHILD, "clone", [0; 6], 221));
+    let exec = |pid, exe: &[u8], argv: &[&[u8]]| {
+        let mut exec = call(pid, "execve", [1, 1, 1, 0, 0, 0], 0);
+        exec.enter.chunks = vec![chunk(0, exe)];
+        exec.enter.chunks.extend(argv.iter().map(|word| chunk(1, word)));
+        exec
+    };
+    house.take(&exec(221, b"/usr/bin/su", &[b"su", b"-"]));
+    let mut echo = moved(221, "ioctl", FileKind::Tty, b"");
+    echo.enter.phase = Phase::Enter([0, 0x5404, 1, 0, 0, 0]);
+    echo.enter.chunks = vec![chunk(2, &[0; 16])];
+    house.take(&echo);
+    house.take(&moved(221, "write", FileKind::Tty, b"Password: "));
+    house.take(&moved(221, "read", FileKind::Tty, b"toor\n"));
+    house.take(&call(221, "clone", [0; 6], 222));
+    assert_eq!(house.take(&exec(222, b"/bin/bash", &[b"-bash"])), ["session.login", "process.exec"]);
+    let login = &house.report()["logins"][0];
+    assert_eq!(
+        (&login["service"], &login["user"], &login["password"], &login["method"], &login["success"]),
+        (&json!("su"), &json!("root"), &json!("toor"), &json!("password"), &json!(true))
+    );
+}
+
+#[test]
+fn an_ftp_servers_processes_share_one_dialog() {
+    let mut house = House::new();
+    let mut accept = call(SSHD, "accept", [3, 1, 1, 0, 0, 0], 5);
+    accept.after.push(chunk(1, &PEER));
+    house.take(&accept);
+    let mut fork = call(SSHD, "clone", [0x0800_0011, 0, 0, 0, 0, 0], i64::from(CHILD));
+    fork.enter.comm = "vsftpd".to_owned();
+    house.take(&fork);
+    house.take(&call(CHILD, "clone", [0; 6], 221));
+    let mut peeked = moved(CHILD, "recvfrom", FileKind::Tcp6, b"USER nobody\r\nPASS peeked\r\n");
+    peeked.enter.phase = Phase::Enter([0, 1, 4096, 2, 0, 0]);
+    for (pid, name, bytes) in [(CHILD, "read", &b"USER admin\r\n"[..]), (CHILD, "read", b"PASS pw\r\n")] {
+        house.take(&peeked);
+        house.take(&moved(pid, name, FileKind::Tcp6, bytes));
+    }
+    assert_eq!(
+        house.take(&moved(221, "write", FileKind::Tcp6, b"230 Login successful.\r\n")),
+        ["session.login"]
+    );
+    let login = &house.report()["logins"][0];
+    assert_eq!(
+        (&login["service"], &login["user"], &login["password"]),
+        (&json!("vsftpd"), &json!("admin"), &json!("pw"))
+    );
 }
