@@ -233,3 +233,24 @@ fn a_session_outlives_the_observer_that_records_it() {
     assert!(times.is_sorted(), "{times:?}");
     assert!(told(&honeynet, "service.failed", "observer"));
 }
+
+#[test]
+fn a_change_of_the_kernel_names_the_session_that_made_it() {
+    let honeynet = honeynet();
+    // A breakpoint by the kernel's own means, left behind when he goes. `up` has knocked at the port as well: two looks at the kernel later that
+    // session is out of the question.
+    let probe = "sleep 25; cd /sys/kernel/tracing && echo p:x vfs_statfs > kprobe_events && \
+                 echo 1 > events/kprobes/x/enable";
+    ssh(&honeynet, "toor", &[&format!("root@{DECOY}"), probe], b"");
+    let session =
+        session(&honeynet, |session| has(&session["processes"], |process| process["argv"][2] == probe));
+    let changed = wait_for("the finding", || {
+        let events = honeynet.run(&["events", "--id", "integrity.changed", "--json"]).good().stdout;
+        events.lines().next().map(|line| serde_json::from_str::<Value>(line).unwrap())
+    });
+    assert_eq!(
+        (&changed["integrity"]["what"], &changed["session"]),
+        (&json!("kprobe"), &session["id"]),
+        "{changed}"
+    );
+}

@@ -3,6 +3,7 @@
 //! It is handed everything and opens nothing but files below the folders that it was handed. What comes from the guest is foreign;
 //! should it break this process all the same, the domain runs on and the supervisor starts another, which goes on with the sessions that live.
 
+mod cause;
 mod clients;
 mod guard;
 mod requests;
@@ -33,7 +34,7 @@ use crate::trace::record::Phase;
 use crate::trace::ring::Ring;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
-use guard::{Guard, Live};
+use guard::Guard;
 pub use requests::Request;
 use requests::Requests;
 use walks::Walks;
@@ -271,7 +272,7 @@ impl Observer {
             if self.sessions.wanted()
                 && let Some(guard) = &mut self.guard
             {
-                guard.before_live(self.walks.view());
+                guard.before_live(self.walks.view(), &self.sessions);
             }
             // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
             let wide = self.sessions.wanted();
@@ -291,8 +292,7 @@ impl Observer {
     fn tell(&mut self) {
         let mut events = self.sessions.events();
         if let Some(guard) = &mut self.guard {
-            let live = if self.sessions.wanted() { Live::Yes } else { Live::No };
-            guard.look(self.walks.view(), live);
+            guard.look(self.walks.view(), &self.sessions);
             events.extend(guard.events());
         }
         if let Some(emitter) = &self.emitter {

@@ -90,6 +90,16 @@ impl Sessions {
         !self.live.is_empty() || !self.accepted.is_empty()
     }
 
+    /// Those that live.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.live.keys().map(String::as_str)
+    }
+
+    /// The session that this process belongs to.
+    pub fn of_process(&self, pid: u32) -> Option<&str> {
+        self.processes.get(&pid)?.session.as_deref()
+    }
+
     /// What there is to tell since the last call.
     pub fn events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
