@@ -114,6 +114,17 @@ impl Sockets {
         listing
     }
 
+    /// The other end of the connection that this descriptor of a task is; none, if it is no connection or cannot be read.
+    #[must_use]
+    pub fn remote(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Endpoint> {
+        let descriptor = self.files.descriptor(look, task, fd).ok()??;
+        if descriptor.file_type != FileType::Socket {
+            return None;
+        }
+        let at = look.pointer(self.socket_sock.of(descriptor.private)).ok()?;
+        self.sock.socket(look, at).ok()?.remote.filter(|end| end.port != 0)
+    }
+
     /// Each `struct sock` that a task has open, and who does.
     fn owned(
         &self,
