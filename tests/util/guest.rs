@@ -72,7 +72,26 @@ impl Guest {
     }
 
     /// Attaches to it by a command of the test's own.
-    pub fn attach_by(honeynet: &Honeynet, mut console: Command) -> Guest {
+    pub fn attach_by(honeynet: &Honeynet, console: Command) -> Guest {
+        let mut guest = Guest::open(honeynet, console);
+        guest.wait_for("shell\r\n");
+        guest.send("stty -echo; PS1=; PS2=\n");
+        guest.run("true");
+        guest
+    }
+
+    /// Attaches to the shell of a domain that goes on where it was saved: this one, which was attached then, says what it has come to.
+    pub fn go_on(self, honeynet: &Honeynet, name: &str) -> Guest {
+        let commands = self.commands;
+        drop(self);
+        let mut console = Command::new(env!("CARGO_BIN_EXE_honeynet"));
+        console.args(["--state", "state", "console", name]);
+        let mut guest = Guest::open(honeynet, console);
+        guest.commands = commands;
+        guest
+    }
+
+    fn open(honeynet: &Honeynet, mut console: Command) -> Guest {
         let mut console = console
             .current_dir(honeynet.path("."))
             .stdin(Stdio::piped())
@@ -91,11 +110,7 @@ impl Guest {
             }
         });
         let input = console.stdin.take();
-        let mut guest = Guest { console, input, output, seen: String::new(), commands: 0 };
-        guest.wait_for("shell\r\n");
-        guest.send("stty -echo; PS1=; PS2=\n");
-        guest.run("true");
-        guest
+        Guest { console, input, output, seen: String::new(), commands: 0 }
     }
 
     /// Runs a command; answers what it printed, whatever it ended with.
