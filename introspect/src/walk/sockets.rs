@@ -114,6 +114,16 @@ impl Sockets {
         listing
     }
 
+    /// The socket that the task with this `task_struct` has under this descriptor.
+    #[must_use]
+    pub fn of_descriptor(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Socket> {
+        let descriptors = self.files.descriptors(look, task).items.into_iter();
+        let mut sockets = descriptors.filter(|file| file.file_type == FileType::Socket);
+        let private = sockets.find(|file| file.fd == fd)?.private;
+        let at = look.pointer(self.socket_sock.of(private)).ok().filter(|at| at.0 != 0)?;
+        self.sock.socket(look, at).ok()
+    }
+
     /// Each `struct sock` that a task has open, and who does.
     fn owned(
         &self,
