@@ -1,14 +1,31 @@
-//! What a guest may have written to its trace: records are parsed, joined and printed without a panic, and what servers tell each other is read.
+//! What a guest may have written to its trace: records are parsed, joined, printed and put into a capture without a panic, and what servers tell each other is read.
 #![no_main]
 
 use introspect::session::privsep::Stream;
 use introspect::trace::pairing::Pairing;
 use introspect::trace::record::{self, HEAD_BYTES};
+use introspect::trace::scap::{Capture, Facts, Machine};
+use introspect::trace::selection::Selection;
 use introspect::trace::strace;
+use introspect::walk::sockets::Socket;
+use introspect::walk::task::Task;
+
+/// Nothing but the trace is seen.
+struct Blind;
+
+impl Facts for Blind {
+    fn task(&self, _: u64) -> Option<Task> {
+        None
+    }
+    fn socket(&self, _: u64, _: u32) -> Option<Socket> {
+        None
+    }
+}
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut pairing = Pairing::default();
     let mut stream = Stream::default();
+    let (mut capture, mut out) = Capture::begin(&Machine::default(), Selection::default_set());
     let mut rest = bytes;
     while rest.len() >= HEAD_BYTES {
         // A length that fits, for no chance would find one: what is behind the head is the input's own.
@@ -21,10 +38,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             for chunk in &record.chunks {
                 stream.take(&chunk.bytes);
             }
+            capture.enter(&record, record.time_ns, &Blind);
             if let Some(call) = pairing.take(record) {
+                capture.exit(&call, call.enter.time_ns, &Blind);
                 let _ = (strace::line(&call), strace::json(&call));
             }
         }
+        capture.release(&mut out);
         rest = after;
     }
     let _ = record::parse(bytes);
