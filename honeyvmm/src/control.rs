@@ -31,6 +31,7 @@ enum Request {
     Reboot,
     Destroy,
     XenstoreLs,
+    Save,
 }
 
 /// The socket's writing end. Clones share it; a line goes out whole.
@@ -105,6 +106,10 @@ fn answer(request: Request, handle: &Handle) -> Result<Value, String> {
             Ok(json!({}))
         }
         Request::XenstoreLs => Ok(json!(handle.store().dump())),
+        Request::Save => {
+            let state = handle.save().map_err(|error| error.to_string())?;
+            serde_json::to_value(state).map_err(|error| error.to_string())
+        }
     }
 }
 

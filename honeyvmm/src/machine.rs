@@ -3,7 +3,9 @@
 //! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
 //! shut down and look.
 
-use std::ops::Range;
+mod begin;
+pub mod state;
+
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,23 +14,22 @@ use std::{io, thread};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::builder::{self, BuildError, Ports, StartOfDay};
-use crate::clock::Clock;
-use crate::console::Console;
+use crate::builder::BuildError;
 use crate::device::Overseen;
-use crate::evtchn::{Doorbell, EventChannels, EvtchnSetupError};
-use crate::grant::GrantTable;
-use crate::hypercall::Shared;
+use crate::evtchn::{Doorbell, EvtchnSetupError};
+use crate::hypercall::{CpuTables, Shared};
 use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
 use crate::kvm::{KvmError, Vcpu, Vm};
-use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
+use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
-use crate::server::{ConsoleStream, Server, Wake};
+use crate::server::{ConsoleStream, Gate, Server, Wake};
 use crate::shim::trace::Trace;
-use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
-use crate::xenbus::{self, Device, Xenbus};
+use crate::shim::{Area, Backend, Field, Layout};
+use crate::xenbus::{self, BackendError, Device};
 use crate::xenstore::Xenstore;
+use begin::Place;
+pub use state::{ClockState, DomainState, NotSaved, Pages, StateError};
 
 /// Why a domain cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,18 @@ pub enum MachineError {
     /// The page of the console or of xenstore is not in memory.
     #[error("cannot attach the domain's console and xenstore rings")]
     Ring(#[from] crate::ring::bytes::ByteRingError),
+    /// The saved domain is none that this build can go on with.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A device of a saved domain cannot be taken up.
+    #[error("device {name} of the saved domain cannot be taken up")]
+    Device {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: BackendError,
+    },
     /// A descriptor or a thread could not be had.
     #[error("cannot set up the domain's threads")]
     Io(#[from] io::Error),
@@ -77,16 +90,32 @@ pub struct Parts<'a> {
     pub name: &'a str,
     /// UUID's bytes.
     pub uuid: [u8; 16],
+    /// How it begins.
+    pub origin: Origin<'a>,
+    /// The console's stream: what the guest writes goes out, what comes in is typed.
+    pub console: OwnedFd,
+    /// Devices.
+    pub devices: Vec<Offered>,
+}
+
+/// How a domain begins.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    /// With a kernel's first instruction.
+    Boot(Boot<'a>),
+    /// Where it was saved; RAM and the shim's memory hold what they held then.
+    Saved(&'a DomainState),
+}
+
+/// What is booted.
+#[derive(Clone, Copy)]
+pub struct Boot<'a> {
     /// The kernel.
     pub kernel: &'a KernelImage<'a>,
     /// The initramfs.
     pub ramdisk: Option<&'a [u8]>,
     /// Kernel command line.
     pub cmdline: &'a str,
-    /// The console's stream: what the guest writes goes out, what comes in is typed.
-    pub console: OwnedFd,
-    /// Devices.
-    pub devices: Vec<Offered>,
 }
 
 /// A device for the domain.
@@ -111,6 +140,8 @@ pub struct Machine {
     devices: NamedDevices,
     store: Xenstore,
     areas: Vec<Area>,
+    pages: Pages,
+    gate: Arc<Gate>,
     backend: Backend,
     vcpu: JoinHandle<End>,
     release: Sender<()>,
@@ -118,141 +149,49 @@ pub struct Machine {
     server_stop: OwnedFd,
 }
 
-fn set_shared_info(memory: &GuestMemory, layout: &Layout, clock: &Clock) -> Result<(), MemoryError> {
-    const MASKS: u64 = 2048 + 512;
-    const WALL_CLOCK: u64 = 3072;
-    let page = layout.shared_info();
-    for vcpu in 0..u64::from(layout.vcpus) {
-        memory.write_u8(page.offset(64 * vcpu + 1), 1)?; // events masked
-        memory.write(page.offset(64 * vcpu + 32), &clock.time_info())?;
-    }
-    memory.fill(page.offset(MASKS), 0xff, 512)?;
-    let (seconds, nanoseconds) = clock.wall_clock_base();
-    memory.write_u32(page.offset(WALL_CLOCK), 2)?; // even: not being written
-    memory.write_u32(page.offset(WALL_CLOCK + 4), (seconds & 0xffff_ffff) as u32)?;
-    memory.write_u32(page.offset(WALL_CLOCK + 8), nanoseconds)?;
-    memory.write_u32(page.offset(WALL_CLOCK + 12), (seconds >> 32) as u32)
-}
-
-fn set_start(area: &Area, clock: &Clock, start: &StartOfDay) {
-    for (field, value) in [
-        (Field::TscBase, clock.tsc_base()),
-        (Field::TscScale, clock.packed_scale()),
-        (Field::KernelCr3, start.cr3.0),
-        (Field::CurrentCr3, start.cr3.0),
-    ] {
-        area.set(field, value);
-    }
-    area.set_gate_cr3(start.cr3.0);
-    for (register, value) in [
-        (Register::Rip, start.entry.0),
-        (Register::Rsi, start.start_info.0),
-        (Register::Rsp, start.stack.0),
-        (Register::Rflags, 0x202),
-    ] {
-        area.set_register(register, value);
-    }
-}
-
-fn write_home(
-    store: &Xenstore,
-    parts: &Parts<'_>,
-    start: &StartOfDay,
-    ports: Ports,
-    layout: &Layout,
-) -> Result<(), MachineError> {
-    let home = store.home();
-    let uuid: String = parts.uuid.iter().map(|b| format!("{b:02x}")).collect();
-    let vm =
-        format!("/vm/{}-{}-{}-{}-{}", &uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]);
-    let kib = (layout.ram_bytes / 1024).to_string();
-    for (path, value) in [
-        ("name", parts.name.to_owned()),
-        ("domid", parts.domid.to_string()),
-        ("vm", vm),
-        ("memory/target", kib.clone()),
-        ("memory/static-max", kib),
-        ("cpu/0/availability", "online".to_owned()),
-        ("console/ring-ref", start.console.0.to_string()),
-        ("console/port", ports.console.0.to_string()),
-        ("console/type", "honeyvmm".to_owned()),
-        ("store/ring-ref", start.store.0.to_string()),
-        ("store/port", ports.store.0.to_string()),
-        ("control/platform-feature-multiprocessor-suspend", "0".to_owned()),
-    ] {
-        store.write(&format!("{home}/{path}"), &value)?;
-    }
-    Ok(())
-}
-
-/// What a booting kernel touches is mapped while it begins (see [`Region::map_now`]), in the order in which it comes there: its image, also
-/// where that is zero and was not copied; the end of RAM, with this share for memmap (1/64) and other early tables; what it allocates
-/// upwards from the image's end, of which no decoy has less than that share in use.
-const EARLY_SHARE: u64 = 32;
-const AHEAD_SHARE: u64 = 5;
-const AHEAD_STEP_BYTES: u64 = 1 << 20;
-
-fn map_ahead(ram: Region, image: Range<Gpa>) -> io::Result<()> {
-    let share = |share: u64| ram.bytes() / share & !(PAGE_SIZE - 1);
-    let early = ram.bytes() - share(EARLY_SHARE);
-    let beyond = image.end.0..early.min(image.end.0 + share(AHEAD_SHARE));
-    let ranges = [image.start.0..image.end.0, early..ram.bytes(), beyond];
-    let map = move || {
-        for range in ranges {
-            for at in range.clone().step_by(AHEAD_STEP_BYTES as usize) {
-                ram.map_now(Gpa(at), AHEAD_STEP_BYTES.min(range.end - at));
-            }
-        }
-    };
-    thread::Builder::new().name("map-ahead".into()).spawn(map).map(drop)
-}
-
 impl Machine {
-    /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
+    /// Makes the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
         let backend = parts.backend;
         let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
         let memory = GuestMemory::new(parts.ram.clone(), Some(parts.shim.clone()));
-        let areas = shim::populate(&memory, &layout, backend)?;
         let kicks = Arc::new(VcpuKicks(vec![VcpuKick::new()?]));
-        let events = EventChannels::new(memory.clone(), layout.shared_info(), 1, kicks.clone())?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let bell: Arc<dyn Doorbell> = Arc::new(Wake(wake.try_clone()?));
-        let store_channel = events.alloc_backend_port(bell.clone()).map_err(MachineError::Port)?;
-        let console_channel = events.alloc_backend_port(bell).map_err(MachineError::Port)?;
-        let ports = Ports { store: store_channel.port(), console: console_channel.port() };
-        let start = build(&parts, &memory, &layout, backend, ports)?;
-        map_ahead(parts.ram.clone(), start.image.clone())?;
-
-        let store = Xenstore::new(parts.domid);
-        write_home(&store, &parts, &start, ports, &layout)?;
-        store.attach(memory.clone(), Gpa(start.store.0 * PAGE_SIZE), store_channel)?;
-        let console = Console::attach(memory.clone(), Gpa(start.console.0 * PAGE_SIZE))?;
-        let grants = GrantTable::new(memory.clone(), layout.grant_table(), GRANT_FRAMES as u32);
-        let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
-        let devices = add_devices(&mut bus, parts.devices)?;
-
+        let place =
+            Place { domid: parts.domid, backend, layout, memory: memory.clone(), kicks: kicks.clone(), bell };
+        let begun = match parts.origin {
+            Origin::Boot(boot) => begin::boot(place, &boot, parts.name, parts.uuid, parts.devices)?,
+            Origin::Saved(state) => begin::restore(place, state, parts.devices)?,
+        };
         let vm = Vm::new(parts.kvm_fd, &memory)?;
-        let area = areas[0].clone();
-        let vcpu = Vcpu::new(&vm, 0, backend, area.window_va(), start.cr3.0)?;
-        let clock = Clock::start(vcpu.tsc_khz()?);
-        set_shared_info(&memory, &layout, &clock)?;
-        set_start(&area, &clock, &start);
+        let area = begun.areas[0].clone();
+        let mut vcpu = Vcpu::new(&vm, 0, backend, area.window_va(), area.get(Field::KernelCr3))?;
+        let clock = begun.set_clock(vcpu.tsc_khz()?, &layout, &memory)?;
+        let (tables, restored) = match parts.origin {
+            Origin::Boot(_) => (CpuTables::default(), false),
+            Origin::Saved(state) => {
+                vcpu.load(&state.vcpus[0].registers)?;
+                (state.vcpus[0].tables.clone(), true)
+            }
+        };
 
         let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
-        let shared = Shared { memory, layout, events, clock, early_console, uuid: parts.uuid };
+        let shared = Shared { memory, layout, events: begun.events, clock, early_console, uuid: parts.uuid };
         let (requests, snapshot) =
             (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
         let server_stop =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let gate = Arc::new(Gate::default());
         let server = Server {
-            bus,
-            console,
-            console_channel,
+            bus: begun.bus,
+            console: begun.console,
+            console_channel: begun.console_channel,
             stream: parts.console,
             wake,
             stop: server_stop.try_clone()?,
             complaints: 0,
+            gate: gate.clone(),
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
         let run_loop = RunLoop {
@@ -264,6 +203,8 @@ impl Machine {
             requests: requests.clone(),
             snapshot: snapshot.clone(),
             trace: TraceCalls { trace: Trace::new(&parts.shim, 0)?, bell: parts.trace_bell },
+            tables,
+            restored,
         };
         let (release, vcpu) = spawn_vcpu(run_loop, vm)?;
         Ok(Machine {
@@ -271,9 +212,11 @@ impl Machine {
             kicks,
             requests,
             snapshot,
-            devices,
-            store,
-            areas,
+            devices: begun.devices,
+            store: begun.store,
+            areas: begun.areas,
+            pages: begun.pages,
+            gate,
             backend,
             vcpu,
             release,
@@ -314,6 +257,8 @@ impl Machine {
             devices: self.devices.clone(),
             store: self.store.clone(),
             areas: self.areas.clone(),
+            pages: self.pages,
+            gate: self.gate.clone(),
             backend: self.backend,
         }
     }
@@ -329,19 +274,47 @@ pub struct Handle {
     devices: NamedDevices,
     store: Xenstore,
     areas: Vec<Area>,
+    pages: Pages,
+    gate: Arc<Gate>,
     backend: Backend,
 }
 
 impl Handle {
-    /// Stops vcpus and devices, and tells where the vcpus stand.
+    /// Stops vcpus, devices and xenstore, and tells where the vcpus stand.
     pub fn pause(&self) -> Vec<VcpuSnapshot> {
         self.requests.pause(&self.kicks);
+        self.gate.close();
         self.devices.iter().for_each(|(_, device)| device.pause());
-        vec![*self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)]
+        vec![self.snapshot()]
+    }
+
+    fn snapshot(&self) -> VcpuSnapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What there is of the paused domain beside its memory and its disks.
+    ///
+    /// # Errors
+    /// KVM would not tell a vcpu's registers.
+    pub fn save(&self) -> Result<DomainState, NotSaved> {
+        let vcpus = vec![self.snapshot().kept.ok_or(NotSaved(0))?];
+        Ok(DomainState {
+            version: state::VERSION,
+            shim: state::shim_id(self.backend),
+            domid: self.store.domid(),
+            backend: self.backend,
+            ram_bytes: self.shared.layout.ram_bytes,
+            clock: ClockState::now(&self.shared.clock),
+            vcpus,
+            channels: self.shared.events.save(),
+            store: self.store.save(),
+            pages: self.pages,
+        })
     }
 
     /// Goes on.
     pub fn unpause(&self) {
+        self.gate.open();
         self.devices.iter().for_each(|(_, device)| device.unpause());
         self.requests.unpause();
     }
@@ -394,30 +367,4 @@ fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<E
         end
     })?;
     Ok((release, vcpu))
-}
-
-/// Offers the devices; what stays is their view from outside, by name.
-fn add_devices(bus: &mut Xenbus, offered: Vec<Offered>) -> Result<NamedDevices, MachineError> {
-    let mut devices = Vec::new();
-    for Offered { device, backend, overseen } in offered {
-        devices.push((format!("{}-{}", device.kind.name(), device.id), overseen));
-        bus.add(device, backend)?;
-    }
-    Ok(devices)
-}
-
-fn build(
-    parts: &Parts<'_>,
-    memory: &GuestMemory,
-    layout: &Layout,
-    backend: Backend,
-    ports: Ports,
-) -> Result<StartOfDay, MachineError> {
-    let image = parts.kernel;
-    let notes = image.xen();
-    let segments = image.segments().iter().map(|s| (s.paddr, image.segment_bytes(s), s.mem_bytes)).collect();
-    let kernel = builder::Kernel { entry: Gva(notes.entry.0), virt_base: Gva(notes.virt_base.0), segments };
-    let copy = |at: crate::memory::Gpa| memory.ram().load(at, parts.ramdisk.unwrap_or_default());
-    let ramdisk = parts.ramdisk.map(|bytes| (bytes.len() as u64, &copy as &dyn Fn(_) -> _));
-    Ok(builder::build(memory, layout, backend, &kernel, ramdisk, parts.cmdline, ports)?)
 }

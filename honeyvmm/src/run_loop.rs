@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
 use crate::hypercall::{After, Caller, CpuTables, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
-use crate::kvm::{Exit, Stop, Vcpu};
+use crate::kvm::{Exit, SavedVcpu, Stop, Vcpu};
 use crate::memory::{Access, Gpa, Gva};
 use crate::paging::AddressSpace;
 use crate::shim::{
@@ -126,8 +128,8 @@ impl Requests {
     }
 }
 
-/// Where the vcpus of a paused domain stand, for dumps and `info`.
-#[derive(Debug, Clone, Copy, Default)]
+/// Where the vcpus of a paused domain stand, for dumps, `info` and to be saved.
+#[derive(Clone, Default)]
 pub struct VcpuSnapshot {
     /// General registers of the guest, `kvm_regs`' order.
     pub registers: [u64; 18],
@@ -139,6 +141,18 @@ pub struct VcpuSnapshot {
     pub kernel_mode: bool,
     /// FS base, GS base.
     pub bases: [u64; 2],
+    /// All of it, to go on from here; none if KVM would not tell.
+    pub kept: Option<Arc<KeptVcpu>>,
+}
+
+/// A vcpu as it goes on later, here or elsewhere.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptVcpu {
+    /// What KVM holds.
+    pub registers: SavedVcpu,
+    /// What the VMM keeps of its tables.
+    pub tables: CpuTables,
 }
 
 /// One vcpu and what its thread needs.
@@ -159,12 +173,15 @@ pub struct RunLoop {
     pub snapshot: Arc<Mutex<VcpuSnapshot>>,
     /// Its trace.
     pub trace: TraceCalls,
+    /// What is kept of its tables.
+    pub tables: CpuTables,
+    /// It goes on where it was saved; else it starts in the shim.
+    pub restored: bool,
 }
 
 /// A run loop on its thread.
 struct Running {
     it: RunLoop,
-    tables: CpuTables,
     timer: ThreadTimer,
     symbols: Symbols,
     /// How often an event was put off in a row because the guest seemed to trap.
@@ -184,8 +201,7 @@ impl RunLoop {
         let timer = ThreadTimer::new();
         let end = match (guard, timer) {
             (Ok(guard), Ok(timer)) => {
-                let mut running =
-                    Running { it: self, tables: CpuTables::default(), timer, symbols, postponed: 0 };
+                let mut running = Running { it: self, timer, symbols, postponed: 0 };
                 let end = running.run();
                 // Before the vcpu goes: a late signal would write to its run page.
                 drop(guard);
@@ -200,8 +216,12 @@ impl RunLoop {
 
 impl Running {
     fn run(&mut self) -> End {
-        let start = self.it.area.window_va().0;
-        self.it.vcpu.enter_shim(start + self.symbols.resume, start + self.symbols.main_top, None);
+        if self.it.restored {
+            self.check_timer();
+        } else {
+            let start = self.it.area.window_va().0;
+            self.it.vcpu.enter_shim(start + self.symbols.resume, start + self.symbols.main_top, None);
+        }
         loop {
             let ended = match self.it.vcpu.run() {
                 Exit::Call => self.call(),
@@ -213,10 +233,20 @@ impl Running {
             if let Some(end) = ended {
                 return end;
             }
-            if self.it.requests.pending() && !self.stand_still() {
+            if self.it.requests.pending() && !self.trapping() && !self.stand_still() {
                 return End::Stopped;
             }
         }
+    }
+
+    /// Would a trap that the guest has raised be lost if it stood still here? Then it goes on for a moment.
+    fn trapping(&mut self) -> bool {
+        let stop = self.it.vcpu.stop();
+        let trapping = stop.cpl == 3 && !self.in_shim(stop.rip) && self.may_be_trapping(&stop);
+        if trapping {
+            self.look_again_soon();
+        }
+        trapping
     }
 
     fn place(&self) -> String {
@@ -229,7 +259,11 @@ impl Running {
     }
 
     fn stand_still(&mut self) -> bool {
-        let snapshot = self.take_snapshot();
+        let mut snapshot = self.take_snapshot();
+        let registers = self.it.vcpu.save();
+        let registers = registers.inspect_err(|error| tracing::warn!(%error, "a vcpu cannot be saved")).ok();
+        snapshot.kept =
+            registers.map(|registers| Arc::new(KeptVcpu { registers, tables: self.it.tables.clone() }));
         *self.it.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         let go_on = self.it.requests.obey();
         self.check_timer();
@@ -252,6 +286,7 @@ impl Running {
             user_cr3: area.get(Field::UserCr3),
             kernel_mode: area.get(Field::KernelMode) != 0,
             bases: [stop.fs_base, stop.gs_base],
+            kept: None,
         }
     }
 
@@ -297,7 +332,7 @@ impl Running {
     fn hypercall(&mut self, nr: u64, args: &[u64; 6]) -> Option<End> {
         let it = &mut self.it;
         let mut caller =
-            Caller { shared: &it.shared, area: &it.area, vcpu: it.index, tables: &mut self.tables };
+            Caller { shared: &it.shared, area: &it.area, vcpu: it.index, tables: &mut it.tables };
         let (result, after) = dispatch(&mut caller, nr, args);
         it.area.answer(result);
         match after {
@@ -332,7 +367,7 @@ impl Running {
             1 => {
                 // The guest's breakpoints are not loaded, so a step is the only cause that DR6 could tell; KVM loses it on SVM.
                 let step = it.area.register(Register::Rflags) & RFLAGS_TF != 0;
-                self.tables.debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
+                it.tables.debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
                 Emulated::No
             }
             _ => Emulated::No,

@@ -1,8 +1,9 @@
 //! What belongs to a vcpu: trap and descriptor tables, callbacks, debug registers, VCPUOP (xen.h, vcpu.h, callback.h).
 
 use super::{After, Caller, Outcome, done, u16_at, u64_at};
+use crate::clock::TIME_INFO_BYTES;
 use crate::errno::Errno;
-use crate::memory::{Access, Gfn, Gpa, PAGE_SIZE};
+use crate::memory::{Access, Gfn, Gpa, Gva, PAGE_SIZE};
 use crate::shim::{Backend, Field, TrapInfo, sanitized_descriptor};
 
 /// Entries of a trap table: one a vector, and the end.
@@ -19,19 +20,22 @@ pub const DR6_INIT: u64 = 0xffff_0ff0;
 const DR7_INIT: u64 = 0x400;
 
 /// What the VMM keeps of a vcpu's tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CpuTables {
     /// Frames of the guest's GDT, in order.
     pub gdt_frames: Vec<Gfn>,
     /// DR0 to DR7 as the guest set them.
     pub debug: [u64; 8],
+    /// A second `vcpu_time_info`, which user code reads (the vDSO).
+    pub time_area: Option<u64>,
 }
 
 impl Default for CpuTables {
     fn default() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (DR6_INIT, DR7_INIT);
-        Self { gdt_frames: Vec::new(), debug }
+        Self { gdt_frames: Vec::new(), debug, time_area: None }
     }
 }
 
@@ -193,7 +197,13 @@ pub fn vcpu_op(caller: &mut Caller<'_>, command: u64, vcpu: u64, arg: u64) -> Ou
         10 => register_vcpu_info(caller, vcpu, arg),
         13 => {
             let at = u64::from_le_bytes(caller.read(arg)?);
-            caller.write(at, &caller.shared.clock.time_info())?; // register_vcpu_time_memory_area
+            // register_vcpu_time_memory_area: at an address of the kernel's, in one page.
+            let place = caller.space().translate(Gva(at))?;
+            if place.page_offset() + TIME_INFO_BYTES as u64 > PAGE_SIZE {
+                return Err(Errno::EINVAL);
+            }
+            caller.shared.memory.ram().write(place, &caller.shared.clock.time_info())?;
+            caller.tables.time_area = Some(place.0);
             done(0)
         }
         _ => Err(Errno::ENOSYS), // initialise, up, down: no second vcpu; get_physid, send_nmi: no use
