@@ -73,11 +73,11 @@ impl Capture {
         self.add(row.enter + 1, row.at_exit, call, stamp, facts);
     }
 
-    /// So many calls are missing before this one.
-    pub fn lost(&mut self, calls: u64, record: &Record, time_ns: u64) {
+    /// So many beginnings and ends of calls are missing before this one.
+    pub fn lost(&mut self, events: u64, record: &Record, time_ns: u64) {
         let mut parameters = Parameters::default();
         parameters.text(TELLER);
-        parameters.text(format!("{calls} calls are missing: what reads them was too slow").as_bytes());
+        parameters.text(format!("{events} events are missing: what reads them was too slow").as_bytes());
         self.push(table::NOTIFICATION, parameters, stamp(record, time_ns), Shown::Yes);
     }
 

@@ -394,7 +394,7 @@ fn what_is_missing_is_told() {
     capture.lost(12, &record("read", 10, [0; 6], Vec::new()), 10);
     let seen = released(&mut capture);
     assert_eq!((seen[0].kind, &seen[0].parameters[0]), (280, &b"honeynet\0".to_vec()));
-    assert!(seen[0].parameters[1].starts_with(b"12 calls "));
+    assert!(seen[0].parameters[1].starts_with(b"12 events "));
 }
 
 #[test]

@@ -179,6 +179,7 @@ fn tuple(call: &Traced, argument: u8, facts: &dyn Facts) -> Option<[Address; 2]>
     Some([local(call.enter.task, call.arguments()[0], &remote, facts), remote])
 }
 
+/// The socket's own end; nowhere if it was closed before somebody looked.
 fn local(task: u64, fd: u64, remote: &Address, facts: &dyn Facts) -> Address {
     let Address::Internet(_) = remote else {
         return address::nowhere(remote);
