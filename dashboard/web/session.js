@@ -37,7 +37,7 @@ const noTerminal = el("p", { class: "note", hidden: true }, "This session had no
 
 const credentials = el("section", { class: "panel", hidden: true }, el("h2", {}, "Credentials"),
   el("div", { class: "scroll" }, el("table", { class: "credentials", "aria-label": "Credentials" },
-    el("thead", {}, el("tr", {}, ["User", "Password", "Method", ""].map((name) => el("th", { scope: "col" }, name)))), logins)), more.logins);
+    el("thead", {}, el("tr", {}, ["User", "Password", "At", ""].map((name) => el("th", { scope: "col" }, name)))), logins)), more.logins);
 const kept = el("section", { class: "panel", hidden: true }, el("h2", {}, "Samples"), samples, more.samples);
 const page = el("div", { hidden: true }, facts, el("div", { class: "columns session-columns" },
   el("div", {}, terminals.box, noTerminal, timeline.box), el("div", {}, credentials, kept, processes.box)));
@@ -55,7 +55,7 @@ function tick() {
 }
 
 function paintFacts() {
-  const user = session.logins.findLast((one) => one.success)?.user;
+  const user = session.logins.find((one) => one.success)?.user;
   const query = (key, value) => `?${key}=${encodeURIComponent(value)}`;
   const name = session.domain;
   replace(title, "Session ", el("span", { class: "mono faint id" }, id), session.live ? el("span", { class: "severity good live-now" }, "live") : el("span", { class: "severity info" }, "closed"));
@@ -82,7 +82,7 @@ function paintLogins() {
   credentials.hidden = session.logins.length === 0;
   replace(logins, session.logins.slice(0, ROWS_MAX).map((one) => el("tr", { title: one.time },
     el("td", {}, cell(one.user ?? "–", "mono strong")), el("td", {}, one.password === null ? el("span", { class: "faint" }, "–") : cell(one.password, "mono strong")),
-    el("td", {}, cell(one.method ?? "–", "faint")), el("td", { class: "narrow" }, el("span", { class: `severity ${one.success ? "warning" : "info"}` }, one.success ? "got in" : "failed")))));
+    el("td", {}, cell([one.service, one.method].filter(Boolean).join(" ") || "–", "faint")), el("td", { class: "narrow" }, el("span", { class: `severity ${one.success ? "warning" : "info"}` }, one.success ? "got in" : "failed")))));
   tellMore(more.logins, session.logins, session.more?.logins);
 }
 

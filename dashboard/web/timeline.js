@@ -23,7 +23,7 @@ const login = (one) => [
   el("span", {}, el("span", { class: "faint" }, "user "), cell(one.user ?? "–", "mono strong"),
     known(one.password) ? [el("span", { class: "faint" }, "  password "), cell(one.password, "mono strong")] : null,
     el("span", { class: `severity ${one.success ? "warning" : "info"} after` }, one.success ? "got in" : "failed")),
-  facts(one.method),
+  facts(one.service, one.method),
 ];
 const typed = (one) => [cell(one.text || "⏎", "mono strong"), facts(known(one.tty) ? `tty ${one.tty}` : null)];
 const ran = (one) => [

@@ -309,13 +309,30 @@ static u64 file_cap(u64 file, int *known)
 	return minimum(trace.cap, STRING_MAX);
 }
 
-static struct pending *slot(u64 task, u64 wanted)
+/* A call may end on another vcpu than it began on: one table for all, the first vcpu's. A task is on one vcpu at a time, and so is its entry. */
+static struct pending *entry(u64 index)
 {
-	u64 first = (task >> 6) * 0x9e3779b97f4a7c15ul >> 54;
+	return (struct pending *)((u64)trace_pending - area.me * WINDOW_BYTES) + index % TRACE_PENDING;
+}
 
+static u64 first_of(u64 task) { return (task >> 6) * 0x9e3779b97f4a7c15ul >> 54; }
+
+static struct pending *slot(u64 task)
+{
 	for (u64 i = 0; i < PROBES; i++) {
-		struct pending *p = &trace_pending[(first + i) % TRACE_PENDING];
-		if (p->task == wanted)
+		struct pending *p = entry(first_of(task) + i);
+		if (p->task == task)
+			return p;
+	}
+	return 0;
+}
+
+static struct pending *free_slot(u64 task)
+{
+	for (u64 i = 0; i < PROBES; i++) {
+		struct pending *p = entry(first_of(task) + i);
+		u64 none = 0;
+		if (!p->task && __atomic_compare_exchange_n(&p->task, &none, task, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 			return p;
 	}
 	return 0;
@@ -355,7 +372,7 @@ void trace_enter(int compat)
 	if (!pen.start)
 		return;
 	struct record *record = begin(&pen, RECORD_ENTER, nr, task);
-	u64 seq = record->seq = ++trace.seq;
+	u64 seq = record->seq = ++trace.seq | area.me << SEQ_VCPU_SHIFT;
 	u64 flags = record->flags = (compat ? RECORD_COMPAT : 0) | known << RECORD_FILE_SHIFT;
 	record->file = file;
 	for (int i = 0; i < 6; i++)
@@ -369,12 +386,12 @@ void trace_enter(int compat)
 		sync();
 	if (spec & SPEC_NO_RETURN)
 		return;
-	struct pending *p = slot(task, task);
+	struct pending *p = slot(task);
 	if (!p)
-		p = slot(task, 0);
+		p = free_slot(task);
 	if (!p) {
 		/* The table is full: one that waits longest is forgotten, and its result with it. */
-		p = &trace_pending[(task >> 6) * 0x9e3779b97f4a7c15ul >> 54];
+		p = entry(first_of(task));
 		trace.lost++;
 	}
 	*p = (struct pending){ task, seq, spec | again | r->rip << PENDING_RIP, nr | cap << 16 | flags << 56, file, { args[0], args[1], args[2], args[3], args[4], args[5] } };
@@ -408,12 +425,12 @@ static u64 outcome(const struct pending *call, u64 rax, u64 rip, u64 rsp)
 void trace_leave(u64 rax, u64 rip, u64 rsp)
 {
 	u64 task = current();
-	struct pending *p = task ? slot(task, task) : 0;
+	struct pending *p = task ? slot(task) : 0;
 
 	if (!p)
 		return;
 	struct pending call = *p;
-	p->task = 0;
+	__atomic_store_n(&p->task, 0, __ATOMIC_RELEASE);
 	u64 nr = call.nr & 0xffff, cap = minimum(call.nr << 8 >> 24, ARGUMENT_MAX);
 	u64 result = outcome(&call, rax, rip, rsp);
 	struct pen pen = reserve(bound(call.spec, call.args, cap));

@@ -44,6 +44,8 @@ struct trace {
 	u32 spec[2][TRACE_CALLS]; /* 416: 64-bit calls, 32-bit calls */
 };
 
+/* Of seq: the vcpu on which a call began. */
+#define SEQ_VCPU_SHIFT 56
 /* A record's head. Records follow each other at multiples of eight; none wraps around: RECORD_PAD fills the ring's end. */
 enum { RECORD_PAD, RECORD_ENTER, RECORD_LEAVE };
 #define RECORD_COMPAT 1
@@ -53,7 +55,7 @@ struct record {
 	u8 kind, flags;
 	u16 nr;
 	u64 time;     /* system time, ns */
-	u64 seq;      /* of a leave: that of its enter */
+	u64 seq;      /* of a leave: that of its enter, perhaps on another vcpu */
 	u64 task;
 	u32 pid, tgid, uid, vcpu;
 	char comm[16];

@@ -32,6 +32,7 @@ enum Request {
     Destroy,
     XenstoreLs,
     Save,
+    VcpuSet { vcpus: u32 },
 }
 
 /// The socket's writing end. Clones share it; a line goes out whole.
@@ -44,9 +45,9 @@ impl Voice {
         Self(Arc::new(Mutex::new(socket)))
     }
 
-    /// The first vcpu is about to run.
-    pub fn started(&self) -> io::Result<()> {
-        self.line(&json!({ "event": "started" }))
+    /// The first vcpu is about to run, with RAM mapped at this address of our process.
+    pub fn started(&self, ram_address: u64) -> io::Result<()> {
+        self.line(&json!({ "event": "started", "ram_address": ram_address }))
     }
 
     /// The domain ended. Nothing is said of an end that was asked for.
@@ -104,6 +105,9 @@ fn answer(request: Request, handle: &Handle) -> Result<Value, String> {
         Request::Destroy => {
             handle.destroy();
             Ok(json!({}))
+        }
+        Request::VcpuSet { vcpus } => {
+            handle.set_vcpus(vcpus).map(|()| json!({})).map_err(|error| error.to_string())
         }
         Request::XenstoreLs => Ok(json!(handle.store().dump())),
         Request::Save => {
@@ -166,6 +170,7 @@ fn info(handle: &Handle) -> Value {
             COUNT_NAMES.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), json!(count))).collect()
         })
         .collect();
+    let up = handle.vcpus_up();
     let devices: serde_json::Map<String, Value> = handle
         .device_counts()
         .into_iter()
@@ -179,6 +184,9 @@ fn info(handle: &Handle) -> Value {
     json!({
         "kvm": backend,
         "system_time_s": handle.now_ns() as f64 / 1e9,
+        "vcpus": up.iter().filter(|up| **up).count(),
+        "maxvcpus": up.len(),
+        "vcpus_up": up,
         "shim": vcpus,
         "devices": devices,
         "xenstore_events_dropped": handle.store().dropped_events(),
@@ -190,10 +198,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_single_words_and_nothing_else() {
+    fn what_is_no_request_is_refused() {
         let parse = |text: &str| serde_json::from_str::<Request>(text).ok();
         assert_eq!(parse(r#"{"op":"xenstore-ls"}"#), Some(Request::XenstoreLs));
-        for wrong in ["", "pause", r#"{"op":"dance"}"#, r#"{"op":["pause"]}"#, "[]", "null"] {
+        assert_eq!(parse(r#"{"op":"vcpu-set","vcpus":2}"#), Some(Request::VcpuSet { vcpus: 2 }));
+        for wrong in [
+            r#"{"op":"vcpu-set"}"#,
+            r#"{"op":"vcpu-set","vcpus":-1}"#,
+            "",
+            "pause",
+            r#"{"op":"dance"}"#,
+            r#"{"op":["pause"]}"#,
+            "[]",
+            "null",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

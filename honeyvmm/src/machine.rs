@@ -1,13 +1,13 @@
-//! One domain, whole: its memory, vcpu, devices and the threads that drive them. Built from plain parts; opens nothing.
+//! One domain, whole: its memory, vcpus, devices and the threads that drive them. Built from plain parts; opens nothing.
 //!
-//! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
+//! Threads: one a vcpu; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
 //! shut down and look.
 
 mod begin;
 pub mod state;
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, thread};
@@ -15,9 +15,10 @@ use std::{io, thread};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::builder::BuildError;
+use crate::cpuid::Place;
 use crate::device::Overseen;
 use crate::evtchn::{Doorbell, EvtchnSetupError};
-use crate::hypercall::{CpuTables, Shared};
+use crate::hypercall::Shared;
 use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
 use crate::kvm::{KvmError, Vcpu, Vm};
@@ -25,10 +26,10 @@ use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
 use crate::server::{ConsoleStream, Gate, Server, Wake};
 use crate::shim::trace::Trace;
-use crate::shim::{Area, Backend, Field, Layout};
+use crate::shim::{Area, Backend, Layout};
 use crate::xenbus::{self, BackendError, Device};
 use crate::xenstore::Xenstore;
-use begin::Place;
+use begin::{Site, set_availability};
 pub use state::{ClockState, DomainState, NotSaved, Pages, StateError};
 
 /// Why a domain cannot be made.
@@ -78,6 +79,8 @@ pub struct Parts<'a> {
     pub kvm_fd: RawFd,
     /// What [`crate::kvm::probe`] says of it.
     pub backend: Backend,
+    /// How many vcpus the guest may have, and how many of these are offered at its start.
+    pub vcpus: VcpuCounts,
     /// RAM; its base is 0.
     pub ram: Region,
     /// The shim's memory, of [`Layout::shim_bytes`] bytes at [`SHIM_GPA`]; who else maps it reads the trace.
@@ -128,6 +131,41 @@ pub struct Offered {
     pub overseen: Arc<dyn Overseen>,
 }
 
+/// How many vcpus a domain has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuCounts {
+    /// All that there ever may be, 1 to [`crate::shim::VCPUS_MAX`].
+    pub all: u32,
+    /// Those that the guest is told to use at its start: the first ones.
+    pub online: u32,
+}
+
+impl VcpuCounts {
+    /// All from the start.
+    pub fn all_online(vcpus: u32) -> VcpuCounts {
+        VcpuCounts { all: vcpus, online: vcpus }
+    }
+}
+
+/// Why the number of vcpus cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuSetError {
+    /// Too many, or none.
+    #[error("a domain with {all} vcpus cannot have {online} online")]
+    Count {
+        /// Asked for.
+        online: u32,
+        /// There are.
+        all: u32,
+    },
+    /// Xenstore refused.
+    #[error("cannot write xenstore: {0}")]
+    Store(#[from] crate::xenstore::StoreError),
+}
+
+/// Where each vcpu stood last.
+type Snapshots = Vec<Arc<Mutex<VcpuSnapshot>>>;
+
 /// Devices as they are seen from outside, by name: `vbd-51712`, `vif-0`.
 type NamedDevices = Vec<(String, Arc<dyn Overseen>)>;
 
@@ -136,50 +174,59 @@ pub struct Machine {
     shared: Shared,
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
-    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    snapshots: Snapshots,
     devices: NamedDevices,
     store: Xenstore,
-    areas: Vec<Area>,
     pages: Pages,
     gate: Arc<Gate>,
     backend: Backend,
-    vcpu: JoinHandle<End>,
-    release: Sender<()>,
+    vcpus: Vec<JoinHandle<()>>,
+    ends: Receiver<End>,
+    release: Vec<Sender<()>>,
     server: JoinHandle<()>,
     server_stop: OwnedFd,
 }
 
 impl Machine {
-    /// Makes the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
+    /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
         let backend = parts.backend;
-        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
+        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: parts.vcpus.all };
         let memory = GuestMemory::new(parts.ram.clone(), Some(parts.shim.clone()));
-        let kicks = Arc::new(VcpuKicks(vec![VcpuKick::new()?]));
+        let kicks = (0..layout.vcpus).map(|_| VcpuKick::new()).collect::<io::Result<_>>()?;
+        let kicks = Arc::new(VcpuKicks(kicks));
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let bell: Arc<dyn Doorbell> = Arc::new(Wake(wake.try_clone()?));
-        let place =
-            Place { domid: parts.domid, backend, layout, memory: memory.clone(), kicks: kicks.clone(), bell };
+        let site =
+            Site { domid: parts.domid, backend, layout, memory: memory.clone(), kicks: kicks.clone(), bell };
         let begun = match parts.origin {
-            Origin::Boot(boot) => begin::boot(place, &boot, parts.name, parts.uuid, parts.devices)?,
-            Origin::Saved(state) => begin::restore(place, state, parts.devices)?,
-        };
-        let vm = Vm::new(parts.kvm_fd, &memory)?;
-        let area = begun.areas[0].clone();
-        let mut vcpu = Vcpu::new(&vm, 0, backend, area.window_va(), area.get(Field::KernelCr3))?;
-        let clock = begun.set_clock(vcpu.tsc_khz()?, &layout, &memory)?;
-        let (tables, restored) = match parts.origin {
-            Origin::Boot(_) => (CpuTables::default(), false),
-            Origin::Saved(state) => {
-                vcpu.load(&state.vcpus[0].registers)?;
-                (state.vcpus[0].tables.clone(), true)
+            Origin::Boot(boot) => {
+                begin::boot(site, &boot, parts.name, parts.uuid, parts.vcpus.online, parts.devices)?
             }
+            Origin::Saved(state) => begin::restore(site, state, parts.devices)?,
         };
+        let vm = Arc::new(Vm::new(parts.kvm_fd, &memory)?);
+        let mut of_kvm: Vec<Vcpu> = (0..layout.vcpus)
+            .map(|index| {
+                let place = Place { vcpu: index as u8, vcpus: layout.vcpus as u8 };
+                Vcpu::new(&vm, place, backend, layout.window_va(index), begun.cr3.0)
+            })
+            .collect::<Result<_, _>>()?;
+        let clock = begun.set_clock(of_kvm[0].tsc_khz()?, &layout, &memory)?;
+        let mut started = vec![false; of_kvm.len()];
+        if let Origin::Saved(state) = parts.origin {
+            for ((vcpu, started), kept) in of_kvm.iter_mut().zip(&mut started).zip(&state.vcpus) {
+                vcpu.load(&kept.registers)?;
+                *started = kept.started;
+            }
+        }
 
         let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
-        let shared = Shared { memory, layout, events: begun.events, clock, early_console, uuid: parts.uuid };
-        let (requests, snapshot) =
-            (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
+        let vcpus = begun.vcpus;
+        let shared =
+            Shared { memory, layout, events: begun.events, vcpus, clock, early_console, uuid: parts.uuid };
+        let requests = Arc::new(Requests::default());
+        let snapshots: Snapshots = (0..layout.vcpus).map(|_| Arc::default()).collect();
         let server_stop =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let gate = Arc::new(Gate::default());
@@ -194,31 +241,37 @@ impl Machine {
             gate: gate.clone(),
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
-        let run_loop = RunLoop {
-            vcpu,
-            area,
-            index: 0,
-            shared: shared.clone(),
-            kicks: kicks.clone(),
-            requests: requests.clone(),
-            snapshot: snapshot.clone(),
-            trace: TraceCalls { trace: Trace::new(&parts.shim, 0)?, bell: parts.trace_bell },
-            tables,
-            restored,
-        };
-        let (release, vcpu) = spawn_vcpu(run_loop, vm)?;
+        let (end, ends) = channel();
+        let (mut release, mut threads) = (Vec::new(), Vec::new());
+        for (index, vcpu) in of_kvm.into_iter().enumerate() {
+            let bell = parts.trace_bell.as_ref().map(OwnedFd::try_clone).transpose()?;
+            let run_loop = RunLoop {
+                vcpu,
+                area: shared.vcpus.area(index).clone(),
+                index: index as u32,
+                shared: shared.clone(),
+                kicks: kicks.clone(),
+                requests: requests.clone(),
+                snapshot: snapshots[index].clone(),
+                trace: TraceCalls { trace: Trace::new(&parts.shim, index as u32)?, bell },
+                started: started[index],
+            };
+            let (go, thread) = spawn_vcpu(run_loop, vm.clone(), Ended(end.clone()))?;
+            release.push(go);
+            threads.push(thread);
+        }
         Ok(Machine {
             shared,
             kicks,
             requests,
-            snapshot,
+            snapshots,
             devices: begun.devices,
             store: begun.store,
-            areas: begun.areas,
             pages: begun.pages,
             gate,
             backend,
-            vcpu,
+            vcpus: threads,
+            ends,
             release,
             server,
             server_stop,
@@ -234,17 +287,30 @@ impl Machine {
 
     /// Lets the vcpus run for the first time.
     pub fn release(&self) {
-        // The thread waits for it, unless it was released already and has come to its end.
-        let _ = self.release.send(());
+        // The threads wait for it, unless they were released already and have come to their end.
+        self.release.iter().for_each(|vcpu| {
+            let _ = vcpu.send(());
+        });
     }
 
     /// Waits until the domain ends.
     pub fn wait(self) -> End {
-        let end = self.vcpu.join().unwrap_or_else(|_| End::Crash("the vcpu's thread panicked".to_owned()));
+        // The first one that ends ends the others: what one of them says of its own end counts.
+        let end = self.ends.recv().unwrap_or(End::Stopped);
+        self.requests.stop(&self.kicks);
+        for vcpu in self.vcpus {
+            // Its end was told also if it panicked.
+            let _ = vcpu.join();
+        }
         let _ = rustix::io::write(&self.server_stop, &1u64.to_ne_bytes());
         // It brings out what the guest wrote last, and closes the devices. If it panicked, the domain is at its end all the same.
         let _ = self.server.join();
         end
+    }
+
+    /// Where RAM is mapped in this process.
+    pub fn ram_address(&self) -> u64 {
+        self.shared.memory.ram().host_addr()
     }
 
     /// How to reach it from other threads while one waits.
@@ -253,10 +319,9 @@ impl Machine {
             shared: self.shared.clone(),
             kicks: self.kicks.clone(),
             requests: self.requests.clone(),
-            snapshot: self.snapshot.clone(),
+            snapshots: self.snapshots.clone(),
             devices: self.devices.clone(),
             store: self.store.clone(),
-            areas: self.areas.clone(),
             pages: self.pages,
             gate: self.gate.clone(),
             backend: self.backend,
@@ -270,26 +335,26 @@ pub struct Handle {
     shared: Shared,
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
-    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    snapshots: Snapshots,
     devices: NamedDevices,
     store: Xenstore,
-    areas: Vec<Area>,
     pages: Pages,
     gate: Arc<Gate>,
     backend: Backend,
 }
 
 impl Handle {
-    /// Stops vcpus, devices and xenstore, and tells where the vcpus stand.
+    /// Stops vcpus, xenstore and devices, and tells where the vcpus stand that ever ran.
     pub fn pause(&self) -> Vec<VcpuSnapshot> {
         self.requests.pause(&self.kicks);
         self.gate.close();
         self.devices.iter().for_each(|(_, device)| device.pause());
-        vec![self.snapshot()]
+        let ran = (0..self.snapshots.len()).filter(|vcpu| self.shared.vcpus.is_initialised(*vcpu));
+        ran.map(|vcpu| self.stand(vcpu)).collect()
     }
 
-    fn snapshot(&self) -> VcpuSnapshot {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn stand(&self, vcpu: usize) -> VcpuSnapshot {
+        self.snapshots[vcpu].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What there is of the paused domain beside its memory and its disks.
@@ -297,7 +362,9 @@ impl Handle {
     /// # Errors
     /// KVM would not tell a vcpu's registers.
     pub fn save(&self) -> Result<DomainState, NotSaved> {
-        let vcpus = vec![self.snapshot().kept.ok_or(NotSaved(0))?];
+        let kept = |vcpu: usize| self.stand(vcpu).kept.ok_or(NotSaved(vcpu));
+        let vcpus = (0..self.snapshots.len()).map(kept).collect::<Result<_, _>>()?;
+        let (lives, tables) = self.shared.vcpus.save();
         Ok(DomainState {
             version: state::VERSION,
             shim: state::shim_id(self.backend),
@@ -306,6 +373,8 @@ impl Handle {
             ram_bytes: self.shared.layout.ram_bytes,
             clock: ClockState::now(&self.shared.clock),
             vcpus,
+            lives,
+            tables,
             channels: self.shared.events.save(),
             store: self.store.save(),
             pages: self.pages,
@@ -346,7 +415,24 @@ impl Handle {
 
     /// Statistics of each vcpu's shim, in the order of `shim/area.h`.
     pub fn shim_counts(&self) -> Vec<[u64; 14]> {
-        self.areas.iter().map(Area::counts).collect()
+        self.shared.vcpus.areas().iter().map(Area::counts).collect()
+    }
+
+    /// Lets the guest use so many vcpus, at least one, as `xl vcpu-set` does: it takes the others offline itself.
+    ///
+    /// # Errors
+    /// The number that there are, if it is more.
+    pub fn set_vcpus(&self, online: u32) -> Result<(), VcpuSetError> {
+        let all = self.shared.layout.vcpus;
+        if online == 0 || online > all {
+            return Err(VcpuSetError::Count { online, all });
+        }
+        Ok(set_availability(&self.store, all, online)?)
+    }
+
+    /// Which vcpus are up.
+    pub fn vcpus_up(&self) -> Vec<bool> {
+        (0..self.shared.vcpus.count()).map(|vcpu| self.shared.vcpus.is_up(vcpu)).collect()
     }
 
     /// How KVM runs here.
@@ -355,8 +441,19 @@ impl Handle {
     }
 }
 
-/// The vcpu's thread, which waits for its release.
-fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<End>)> {
+/// Tells how a vcpu ended, also if its thread panicked.
+struct Ended(Sender<End>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.send(End::Crash("a vcpu's thread panicked".to_owned()));
+        }
+    }
+}
+
+/// A vcpu's thread, which waits for its release.
+fn spawn_vcpu(run_loop: RunLoop, vm: Arc<Vm>, ended: Ended) -> io::Result<(Sender<()>, JoinHandle<()>)> {
     let (release, released) = channel();
     let vcpu = thread::Builder::new().name(format!("vcpu{}", run_loop.index)).spawn(move || {
         let end = match released.recv() {
@@ -364,7 +461,8 @@ fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<E
             Err(_) => End::Stopped,
         };
         drop(vm);
-        end
+        // Who waits has gone when the first vcpu's end was told.
+        let _ = ended.0.send(end);
     })?;
     Ok((release, vcpu))
 }

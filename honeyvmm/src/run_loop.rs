@@ -6,24 +6,26 @@
 //! after that look, it is sent back to `restore`. The hardware backend injects a vector instead, which waits until the shim has left.
 
 mod trace_calls;
+mod waits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
-use crate::hypercall::{After, Caller, CpuTables, DR6_INIT, Shared, ShutdownReason, dispatch};
+use crate::hypercall::{After, Caller, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
-use crate::kvm::{Exit, SavedVcpu, Stop, Vcpu};
+use crate::kvm::{Exit, Injected, SavedVcpu, Stop, Vcpu};
 use crate::memory::{Access, Gpa, Gva};
 use crate::paging::AddressSpace;
 use crate::shim::{
-    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, Field, Register, Symbols,
-    TRAMPOLINE_EXIT, symbols, window,
+    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_FLUSH, CALL_HYPERCALL, CALL_TRACE, Field, Register,
+    Symbols, TRAMPOLINE_EXIT, symbols, window,
 };
 
 pub use trace_calls::TraceCalls;
@@ -37,8 +39,6 @@ const RFLAGS_TF: u64 = 0x100;
 const DR6_BS: u64 = 0x4000;
 /// Exceptions that push an error code.
 const WITH_ERROR_CODE: [u64; 7] = [8, 10, 11, 12, 13, 14, 17];
-/// A blocked vcpu looks at its state at least this often, should a kick be lost.
-const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longer than the way from the shim's last look to the guest: a #DE and four emulated instructions.
 const LOOK_AGAIN_NS: u64 = 20_000;
 /// Opcodes of `int3` and `int n`.
@@ -151,8 +151,8 @@ pub struct VcpuSnapshot {
 pub struct KeptVcpu {
     /// What KVM holds.
     pub registers: SavedVcpu,
-    /// What the VMM keeps of its tables.
-    pub tables: CpuTables,
+    /// It has been in the guest.
+    pub started: bool,
 }
 
 /// One vcpu and what its thread needs.
@@ -173,10 +173,8 @@ pub struct RunLoop {
     pub snapshot: Arc<Mutex<VcpuSnapshot>>,
     /// Its trace.
     pub trace: TraceCalls,
-    /// What is kept of its tables.
-    pub tables: CpuTables,
-    /// It goes on where it was saved; else it starts in the shim.
-    pub restored: bool,
+    /// It has been in the guest: a restored one goes on where it was.
+    pub started: bool,
 }
 
 /// A run loop on its thread.
@@ -216,11 +214,14 @@ impl RunLoop {
 
 impl Running {
     fn run(&mut self) -> End {
-        if self.it.restored {
+        if !self.wait_until_up() {
+            return End::Stopped;
+        }
+        if self.it.started {
             self.check_timer();
         } else {
-            let start = self.it.area.window_va().0;
-            self.it.vcpu.enter_shim(start + self.symbols.resume, start + self.symbols.main_top, None);
+            self.enter_resume(true);
+            self.it.started = true;
         }
         loop {
             let ended = match self.it.vcpu.run() {
@@ -233,7 +234,8 @@ impl Running {
             if let Some(end) = ended {
                 return end;
             }
-            if self.it.requests.pending() && !self.trapping() && !self.stand_still() {
+            let still = self.it.requests.pending() && !self.trapping();
+            if (still && !self.stand_still()) || !self.wait_until_up() {
                 return End::Stopped;
             }
         }
@@ -262,8 +264,8 @@ impl Running {
         let mut snapshot = self.take_snapshot();
         let registers = self.it.vcpu.save();
         let registers = registers.inspect_err(|error| tracing::warn!(%error, "a vcpu cannot be saved")).ok();
-        snapshot.kept =
-            registers.map(|registers| Arc::new(KeptVcpu { registers, tables: self.it.tables.clone() }));
+        let started = self.it.started;
+        snapshot.kept = registers.map(|registers| Arc::new(KeptVcpu { registers, started }));
         *self.it.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         let go_on = self.it.requests.obey();
         self.check_timer();
@@ -303,6 +305,7 @@ impl Running {
         match op {
             CALL_HYPERCALL => self.hypercall(nr, &args),
             CALL_TRACE => self.trace(nr, args[0]),
+            CALL_FLUSH => self.flush(nr),
             CALL_EXCEPTION => {
                 let answer = self.exception(nr, args[0]);
                 self.it.area.answer(answer);
@@ -331,8 +334,7 @@ impl Running {
 
     fn hypercall(&mut self, nr: u64, args: &[u64; 6]) -> Option<End> {
         let it = &mut self.it;
-        let mut caller =
-            Caller { shared: &it.shared, area: &it.area, vcpu: it.index, tables: &mut it.tables };
+        let mut caller = Caller { shared: &it.shared, area: &it.area, vcpu: it.index };
         let (result, after) = dispatch(&mut caller, nr, args);
         it.area.answer(result);
         match after {
@@ -343,6 +345,14 @@ impl Running {
             }
             After::Block => {
                 self.block();
+                None
+            }
+            After::Poll(ports, deadline) => {
+                self.poll(&ports, deadline);
+                None
+            }
+            After::Yield => {
+                thread::yield_now();
                 None
             }
             After::Shutdown(reason) => Some(End::Shutdown(reason)),
@@ -367,7 +377,7 @@ impl Running {
             1 => {
                 // The guest's breakpoints are not loaded, so a step is the only cause that DR6 could tell; KVM loses it on SVM.
                 let step = it.area.register(Register::Rflags) & RFLAGS_TF != 0;
-                it.tables.debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
+                it.shared.vcpus.tables(it.index as usize).debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
                 Emulated::No
             }
             _ => Emulated::No,
@@ -431,11 +441,20 @@ impl Running {
     /// A signal stopped the guest anywhere.
     fn interrupted(&mut self) -> Option<End> {
         self.check_timer();
-        if !self.deliverable() {
+        let vcpus = self.it.shared.vcpus.clone();
+        let own = self.it.index as usize;
+        if !self.deliverable() && !vcpus.flush_due(own) {
             return None;
         }
         if self.it.area.backend() == Backend::Hardware {
-            return self.it.vcpu.inject_event().err().map(|e| End::Crash(e.to_string()));
+            return match self.it.vcpu.inject_event() {
+                Ok(Injected::Now) => {
+                    vcpus.will_flush(own);
+                    None
+                }
+                Ok(Injected::Later) => None,
+                Err(e) => Some(End::Crash(e.to_string())),
+            };
         }
         let stop = self.it.vcpu.stop();
         let offset = stop.rip.wrapping_sub(self.it.area.window_va().0);
@@ -446,12 +465,14 @@ impl Running {
         let leaves = stop.cpl == 3 && (TRAMPOLINE_EXIT..TRAMPOLINE_EXIT + LEAVE_BYTES).contains(&offset);
         if in_gate {
             self.enter_shim_at(symbols.restore, true);
+            vcpus.will_flush(own);
         } else if in_window {
             if self.it.vcpu.exception_pending() {
                 // It leaves the shim for good in a moment, past its look at events.
                 self.look_again_soon();
             } else {
                 self.enter_shim_at(symbols.restore, false);
+                vcpus.will_flush(own);
             }
         } else if leaves {
             self.look_again_soon();
@@ -467,6 +488,7 @@ impl Running {
                 self.it.area.set(Field::UserCs, if compat { 0x23 } else { 0x33 });
             }
             self.enter_resume(user);
+            vcpus.will_flush(own);
         }
         None
     }
@@ -509,24 +531,5 @@ impl Running {
         let at = self.it.shared.clock.now_ns().saturating_add(LOOK_AGAIN_NS);
         self.timer.arm(Duration::from_nanos(LOOK_AGAIN_NS));
         self.it.area.set(Field::Armed, at);
-    }
-
-    /// SCHEDOP_block: until an upcall is pending.
-    fn block(&mut self) {
-        let vcpu = self.it.index as usize;
-        loop {
-            self.check_timer();
-            if self.it.shared.events.upcall_pending(vcpu) || self.it.requests.pending() {
-                return;
-            }
-            let deadline = self.it.area.get(Field::Deadline);
-            let timeout = match deadline {
-                0 => WAIT_MAX,
-                deadline => {
-                    Duration::from_nanos(deadline.saturating_sub(self.it.shared.clock.now_ns())).min(WAIT_MAX)
-                }
-            };
-            self.it.kicks.0[vcpu].wait(Some(timeout));
-        }
     }
 }

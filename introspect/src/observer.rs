@@ -1,8 +1,9 @@
 //! The process that looks at one domain: it reads the trace, keeps its sessions, and answers what is asked about the guest.
 //!
 //! It is handed everything and opens nothing but files below the folders that it was handed. What comes from the guest is foreign;
-//! should it break this process all the same, the domain runs on and the supervisor starts another.
+//! should it break this process all the same, the domain runs on and the supervisor starts another, which goes on with the sessions that live.
 
+mod cause;
 mod clients;
 mod guard;
 mod requests;
@@ -29,11 +30,12 @@ use crate::integrity::Integrity;
 use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
-use crate::trace::record::Phase;
+use crate::trace::record::{Phase, Record};
 use crate::trace::ring::Ring;
+use crate::trace::rings::Rings;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
-use guard::{Guard, Live};
+use guard::Guard;
 use requests::Requests;
 pub use requests::{Form, Request};
 use walks::Walks;
@@ -45,7 +47,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the reports of sessions are written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Records of one ring that are taken before the next one has its turn.
+/// How often the list of processes is walked until it is whole.
+const WHOLE_TRIES: u32 = 20;
+/// How long the end waits for logsink.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Records, for each ring, that are taken before what they came to is told.
 const BATCH: usize = 4096;
 
 /// What the process is handed.
@@ -60,10 +66,14 @@ pub struct ObserverConfig {
     pub memory_mib: u64,
     /// Number of vcpus.
     pub vcpus: u32,
+    /// What was recorded before it came is not read: observers have ended of it.
+    pub skip_unread: bool,
     /// The kernel that it was booted from.
     pub kernel_fd: RawFd,
-    /// RAM: the memfd, opened for reading only.
+    /// RAM: the memfd, opened for reading only; with `ram_at`, the memory of the domain's process (`/proc/PID/mem`).
     pub ram_fd: RawFd,
+    /// Where RAM is mapped in that process.
+    pub ram_at: Option<u64>,
     /// The shim's memory: a memfd.
     pub shim_fd: RawFd,
     /// Rung by the VMM when the rings should be looked at.
@@ -115,6 +125,7 @@ pub enum ObserverError {
 /// What keeps it from looking.
 pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
     let mut observer = Observer::new(&config)?;
+    observer.take_up();
     observer.look();
     loop {
         let timeout = if observer.busy() { LOOK_EVERY } else { IDLE };
@@ -125,6 +136,7 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
         }
         observer.look();
         if asked && !observer.answer() {
+            observer.end();
             return Ok(());
         }
     }
@@ -133,9 +145,10 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 struct Observer {
     name: String,
     ram_bytes: u64,
-    symbols: Arc<Symbols>,
-    rings: Vec<Ring>,
-    pairings: Vec<Pairing>,
+    rings: Rings,
+    pairing: Pairing,
+    // What the shim of each vcpu was told last: everything, or only the beginnings of connections.
+    wide: Vec<Option<bool>>,
     bell: OwnedFd,
     requests: Requests,
     clients: Clients,
@@ -145,8 +158,6 @@ struct Observer {
     walks: Walks,
     // None: the kernel does not tell where its text is.
     guard: Option<Guard>,
-    // What the shim was told last: everything, or only the beginnings of connections.
-    wide: Option<bool>,
     saved: Instant,
 }
 
@@ -158,13 +169,20 @@ impl Observer {
         let integrity = Integrity::new(Arc::clone(&symbols), &image);
         drop(image);
         drop(kernel);
-        let walks = Walks::new(ReadOnlyRam::from_memfd(owned(config.ram_fd))?, &symbols)?;
+        let ram = match config.ram_at {
+            Some(at) => ReadOnlyRam::from_process(owned(config.ram_fd), at, config.memory_mib << 20),
+            None => ReadOnlyRam::from_memfd(owned(config.ram_fd))?,
+        };
+        let walks = Walks::new(ram, &symbols)?;
         let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.vcpus };
         let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
         let traces: Vec<Trace> =
             (0..config.vcpus).map(|vcpu| Trace::new(&shim, vcpu)).collect::<Result<_, _>>()?;
         let setup = selection::setup(&symbols, &Selection::default_set())?;
         traces.iter().try_for_each(|trace| trace.set_up(&setup))?;
+        if config.skip_unread {
+            traces.iter().for_each(|trace| trace.set_tail(trace.head()));
+        }
         let emitter = config.events_fd.and_then(|fd| {
             let emitter = Emitter::from_fd(owned(fd), "observer");
             emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
@@ -174,9 +192,9 @@ impl Observer {
         Ok(Observer {
             name: config.name.clone(),
             ram_bytes: layout.ram_bytes,
-            symbols,
-            pairings: traces.iter().map(|_| Pairing::default()).collect(),
-            rings: traces.into_iter().map(Ring::new).collect(),
+            pairing: Pairing::default(),
+            wide: vec![None; traces.len()],
+            rings: Rings::new(traces.into_iter().map(Ring::new).collect()),
             bell: owned(config.bell_fd),
             requests: Requests::new(owned(config.requests_fd)),
             clients: Clients::default(),
@@ -189,9 +207,23 @@ impl Observer {
             wall: WallClock::new(&shim, &layout),
             walks,
             guard,
-            wide: None,
             saved: Instant::now(),
         })
+    }
+
+    /// Goes on with what an observer has begun that is gone. Before the first look: what is recorded next may be of these sessions.
+    fn take_up(&mut self) {
+        let alive = (0..WHOLE_TRIES).find_map(|_| self.walks.alive());
+        self.sessions.take_up(alive.as_ref(), Timestamp::now(), &self.walks);
+    }
+
+    /// The domain is gone.
+    fn end(&mut self) {
+        self.sessions.end(Timestamp::now(), &self.walks);
+        if let Some(emitter) = &self.emitter {
+            self.sessions.events().into_iter().for_each(|event| emitter.emit(event));
+            emitter.flush(FLUSH_TIMEOUT);
+        }
     }
 
     /// May records come that nobody rings for?
@@ -201,55 +233,70 @@ impl Observer {
 
     /// Takes what the rings have.
     fn look(&mut self) {
-        for (ring, pairing) in self.rings.iter_mut().zip(&mut self.pairings) {
-            for _ in 0..BATCH {
-                match ring.take() {
-                    Ok(Some(record)) => {
-                        if matches!(record.phase, Phase::Enter(_)) {
-                            self.sessions.before(&record, Timestamp::now(), &self.walks);
-                            self.clients.begins(&record, &self.wall, &self.walks);
-                        }
-                        if let Some(guard) = &mut self.guard {
-                            guard.begins(&record);
-                        }
-                        if let Some(call) = pairing.take(record) {
-                            if let Some(guard) = &mut self.guard {
-                                guard.ended(&call, self.walks.view());
-                            }
-                            self.clients.show(&call, &self.wall, &self.walks);
-                            self.sessions.take(&call, self.wall.at(&call), &self.walks);
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::warn!(%error, "the guest wrote to its trace");
-                        break;
-                    }
-                }
+        for _ in 0..BATCH * self.rings.all().len() {
+            let Some((ring, record)) = self.rings.take() else { break };
+            self.record(record);
+            if self.rings.is_empty(ring) {
+                self.release(ring);
             }
-            if self.sessions.wanted()
-                && let Some(guard) = &mut self.guard
-            {
-                guard.before_live(self.walks.view());
-            }
-            // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
-            if self.wide != Some(self.sessions.wanted()) {
-                select(ring.trace(), &self.clients, self.sessions.wanted());
-            }
-            ring.release();
         }
-        if self.clients.flush() || self.wide != Some(self.sessions.wanted()) {
-            self.select();
+        (0..self.rings.all().len()).for_each(|ring| self.release(ring));
+        if self.clients.flush() {
+            self.select_all();
         }
         self.tell();
+    }
+
+    fn record(&mut self, record: Record) {
+        if matches!(record.phase, Phase::Enter(_)) {
+            self.sessions.before(&record, Timestamp::now(), &self.walks);
+            self.clients.begins(&record, &self.wall, &self.walks);
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.begins(&record);
+        }
+        let Some(call) = self.pairing.take(record) else { return };
+        if let Some(guard) = &mut self.guard {
+            guard.ended(&call, self.walks.view());
+        }
+        self.clients.show(&call, &self.wall, &self.walks);
+        self.sessions.take(&call, self.wall.at(&call), &self.walks);
+    }
+
+    /// Lets a vcpu that waits for its ring go on.
+    fn release(&mut self, ring: usize) {
+        if self.sessions.wanted()
+            && let Some(guard) = &mut self.guard
+        {
+            guard.before_live(self.walks.view(), &self.sessions);
+        }
+        // Before it goes on: what it does next may be of interest only because of what it has just done.
+        if self.wide[ring] != Some(self.sessions.wanted()) {
+            self.select_all();
+        }
+        self.rings.all()[ring].release();
+    }
+
+    /// Has the shim record what is wanted now.
+    fn select_all(&mut self) {
+        let wide = self.sessions.wanted();
+        let ours = if wide { Selection::default_set() } else { Selection::connections() };
+        let mut wanted = self.clients.selections();
+        wanted.push(&ours);
+        let words = Selection::all_of(&wanted);
+        for ring in self.rings.all() {
+            // The window was found when the trace was made.
+            let _ = ring.trace().set_calls(&words[0], &words[1]);
+            ring.trace().arm();
+        }
+        self.wide.fill(Some(wide));
     }
 
     /// What came of it: events, and what is written of sessions.
     fn tell(&mut self) {
         let mut events = self.sessions.events();
         if let Some(guard) = &mut self.guard {
-            let live = if self.sessions.wanted() { Live::Yes } else { Live::No };
-            guard.look(self.walks.view(), live);
+            guard.look(self.walks.view(), &self.sessions);
             events.extend(guard.events());
         }
         if let Some(emitter) = &self.emitter {
@@ -266,13 +313,6 @@ impl Observer {
                 tracing::error!(%error, "a session is not written down");
             }
         }
-    }
-
-    /// Has the shim record what is wanted now.
-    fn select(&mut self) {
-        let wide = self.sessions.wanted();
-        self.rings.iter().for_each(|ring| select(ring.trace(), &self.clients, wide));
-        self.wide = Some(wide);
     }
 
     /// One question. False: nobody will ask again.
@@ -296,7 +336,7 @@ impl Observer {
                 self.clients.add(socket, named.unwrap_or_else(Selection::default_set), pid);
             }
             Form::Scap => {
-                let vcpus = u32::try_from(self.rings.len()).unwrap_or(u32::MAX);
+                let vcpus = u32::try_from(self.rings.all().len()).unwrap_or(u32::MAX);
                 let machine = self.walks.machine(&self.name, vcpus, self.ram_bytes);
                 self.clients.add_capture(socket, named, pid, &machine);
             }
@@ -308,7 +348,7 @@ impl Observer {
             Request::Trace { form, calls, pid } => match calls.as_deref().map(Selection::named).transpose() {
                 Ok(named) => {
                     self.add_client(form, socket, named, pid);
-                    self.select();
+                    self.select_all();
                 }
                 Err(error) => requests::refuse(&socket, &error),
             },
@@ -317,25 +357,8 @@ impl Observer {
             Request::Netstat => requests::give(&socket, self.walks.netstat()),
             Request::Modules => requests::give(&socket, self.walks.modules()),
             Request::Dmesg => requests::give(&socket, self.walks.dmesg()),
-            Request::Symbols => {
-                let (build_id, banner) = (self.symbols.build_id(), self.symbols.banner());
-                requests::answer(
-                    &socket,
-                    &serde_json::json!({ "build_id": format!("{build_id:x?}"), "banner": banner }),
-                );
-            }
         }
     }
-}
-
-fn select(trace: &Trace, clients: &Clients, wide: bool) {
-    let ours = if wide { Selection::default_set() } else { Selection::connections() };
-    let mut wanted = clients.selections();
-    wanted.push(&ours);
-    let words = Selection::all_of(&wanted);
-    // The window was found when the trace was made.
-    let _ = trace.set_calls(&words[0], &words[1]);
-    trace.arm();
 }
 
 fn wait(bell: impl AsFd, requests: impl AsFd, timeout: Duration) -> Result<(bool, bool), ObserverError> {

@@ -103,6 +103,20 @@ pub enum Command {
         /// Name or number.
         name: String,
     },
+    /// Have a domain use so many of its vcpus, as xl does: its kernel takes the others offline.
+    #[command(after_help = "Example: honeynet vcpu-set ssh-server 2")]
+    VcpuSet {
+        /// Name or number.
+        name: String,
+        /// How many; at most the domain file's maxvcpus.
+        vcpus: u32,
+    },
+    /// List the vcpus of all domains, or of one, as xl does.
+    #[command(after_help = "Example: honeynet vcpu-list ssh-server")]
+    VcpuList {
+        /// Name or number.
+        name: Option<String>,
+    },
     /// Print a domain's system calls as they happen, in strace's style; nothing in the guest shows it.
     #[command(
         after_help = "Example: honeynet trace ssh-server -e openat,execve\n         honeynet trace ssh-server --scap ssh.scap --seconds 60; sysdig -r ssh.scap proc.name=sshd"

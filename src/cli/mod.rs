@@ -52,6 +52,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Dmesg { name, .. } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
+        Command::VcpuSet { name, vcpus } => out.done(&ask(Request::VcpuSet { name, vcpus })?),
+        Command::VcpuList { name } => out.vcpus(&ask(Request::VcpuList { name })?),
         Command::Trace(wanted) => trace::trace(Connection::open(&state)?, &out, wanted),
         Command::Ps { name } => observe(name, Question::Ps, introspection::ps),
         Command::Lsof { name, pid } => observe(name, Question::Lsof { pid }, introspection::lsof),

@@ -41,7 +41,7 @@ pub fn list(state: &State, out: &Printer, wanted: &Sessions) -> Result<(), Failu
         "Session", "Opened", "Seconds", "From", "Domain", "User", "Commands"
     )?;
     for report in &reports {
-        let user = report.logins.iter().rev().find(|login| login.success).map_or("-", |login| &login.user);
+        let user = report.logins.iter().find(|login| login.success).map_or("-", |login| &login.user);
         let seconds = report.closed.map_or_else(
             || "lives".to_owned(),
             |closed| format!("{:.0}", closed.duration_since(report.opened).as_secs_f64()),
@@ -138,10 +138,16 @@ fn parse(path: &PathBuf) -> Result<Report, Failure> {
 /// Cowrie's `eventid` lines (its docs/OUTPUT.rst), in the order in which they happened.
 fn cowrie(report: &Report) -> Result<(), Failure> {
     let mut lines: Vec<(jiff::Timestamp, Value)> = Vec::new();
+    // Cowrie knows the first two.
+    let protocol = match report.service.as_str() {
+        service if service.contains("telnet") => "telnet",
+        service if service.contains("ftpd") => "ftp",
+        _ => "ssh",
+    };
     let base = |eventid: &str, time: jiff::Timestamp| {
         json!({
             "eventid": eventid, "timestamp": format!("{time:.6}"), "session": report.id, "src_ip": report.src_ip,
-            "sensor": report.domain, "protocol": "ssh",
+            "sensor": report.domain, "protocol": protocol,
         })
     };
     let mut push = |eventid: &str, time: jiff::Timestamp, more: Value| {

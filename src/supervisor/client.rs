@@ -63,6 +63,19 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         Request::Shutdown { name } => house.ask(&*house.domain(&name)?, "shutdown")?,
         Request::Reboot { name } => house.ask(&*house.domain(&name)?, "reboot")?,
         Request::XenstoreLs { name } => house.ask(&*house.domain(&name)?, "xenstore-ls")?,
+        Request::VcpuSet { name, vcpus } => house.set_vcpus(&*house.domain(&name)?, vcpus)?,
+        Request::VcpuList { name: Some(name) } => json!(house.vcpu_rows(&*house.domain(&name)?)?),
+        // A domain that is on its way out does not answer, and has none any more.
+        Request::VcpuList { name: None } => {
+            json!(
+                house
+                    .domains()
+                    .iter()
+                    .flat_map(|domain| house.vcpu_rows(domain))
+                    .flatten()
+                    .collect::<Vec<_>>()
+            )
+        }
         Request::DomainInfo { name } => house.ask(&*house.domain(&name)?, "info")?,
         Request::Destroy { name } => {
             house.destroy(&house.domain(&name)?)?;

@@ -13,6 +13,7 @@ use super::cgroup::MemoryGroup;
 use super::console::Console;
 use super::control::{Control, ExitReason, Notice};
 use super::observer::Observer;
+use super::ram::Ram;
 use super::resources::Disk;
 use crate::domain_file::{DomainFile, OnExit};
 
@@ -65,8 +66,8 @@ pub struct Domain {
     pub macs: Vec<String>,
     /// The kernel that it was built from, also if its path leads elsewhere by now.
     pub kernel: File,
-    /// RAM; kept to be read from outside.
-    pub ram: File,
+    /// RAM, to be read from outside.
+    pub ram: Arc<Ram>,
     // Kept to be read from outside, and locked as long as the domain has them.
     disks: Vec<Disk>,
     /// The control socket of its process.
@@ -91,6 +92,8 @@ struct Status {
     notice: Option<(ExitReason, Value)>,
     process: Option<Process>,
     cpu_time_s: f64,
+    vcpus: u32,
+    ram_address: Option<u64>,
 }
 
 struct Process {
@@ -112,7 +115,7 @@ impl Domain {
         uuid: [u8; 16],
         macs: Vec<String>,
         kernel: File,
-        ram: File,
+        ram: Arc<Ram>,
         disks: Vec<Disk>,
         control: Control,
         console: Arc<Console>,
@@ -127,6 +130,8 @@ impl Domain {
             notice: None,
             process: None,
             cpu_time_s: 0.0,
+            vcpus: file.vcpus,
+            ram_address: None,
         };
         let (status, changed) = (Mutex::new(status), Condvar::new());
         let built = Instant::now();
@@ -197,6 +202,11 @@ impl Domain {
         self.status().process.as_ref().map(|process| process.pid)
     }
 
+    /// Where its process has RAM mapped, once it has said so.
+    pub fn ram_address(&self) -> Option<u64> {
+        self.status().ram_address
+    }
+
     /// Notes that its end is wanted, so that it is no crash.
     pub fn want_destroyed(&self) {
         let mut status = self.status();
@@ -208,8 +218,11 @@ impl Domain {
     pub fn take_notice(&self, notice: Notice) {
         let mut status = self.status();
         match notice {
-            Notice::Started if status.life == Life::Starting => status.life = Life::Running,
-            Notice::Started => {}
+            Notice::Started { ram_address } if status.life == Life::Starting => {
+                status.life = Life::Running;
+                status.ram_address = Some(ram_address);
+            }
+            Notice::Started { .. } => {}
             Notice::Exit { reason, detail } => status.notice = Some((reason, detail)),
         }
         drop(status);
@@ -293,15 +306,44 @@ impl Domain {
             "name": self.name(),
             "domid": self.domid,
             "mem_mib": self.file.memory_mib,
-            "vcpus": 1,
+            "vcpus": self.status().vcpus,
             "state": self.state_letters(),
             "time_s": self.cpu_time_s(),
             "uptime_s": self.built.elapsed().as_secs_f64(),
             "pid": self.pid(),
+            "observer_pid": self.observer.pid(),
             "uuid": uuid_text(self.uuid),
             "macs": self.macs,
             "address": self.file.address,
         })
+    }
+
+    /// The guest was told to use so many.
+    pub fn set_vcpus(&self, vcpus: u32) {
+        self.status().vcpus = vcpus;
+    }
+
+    /// The rows of `vcpu-list`; `up`: which of them are.
+    pub fn vcpu_rows(&self, up: &[bool]) -> Vec<Value> {
+        let (pid, paused) = {
+            let status = self.status();
+            (status.process.as_ref().map(|process| process.pid), status.life == Life::Paused)
+        };
+        let threads = pid.map(vcpu_threads).unwrap_or_default();
+        let row = |(vcpu, up): (usize, &bool)| {
+            let thread = threads.iter().find(|thread| thread.vcpu == vcpu);
+            json!({
+                "name": self.name(),
+                "domid": self.domid,
+                "vcpu": vcpu,
+                "online": up,
+                "cpu": thread.map(|thread| thread.cpu),
+                "running": thread.is_some_and(|thread| thread.running) && !paused,
+                "paused": paused,
+                "time_s": thread.map_or(0.0, |thread| thread.time_s),
+            })
+        };
+        up.iter().enumerate().map(row).collect()
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
@@ -330,6 +372,32 @@ fn process_cpu_time_s(pid: u32) -> Option<f64> {
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
     Some((user + system) / 100.0)
+}
+
+/// A vcpu's thread, as the host sees it.
+struct VcpuThread {
+    vcpu: usize,
+    running: bool,
+    cpu: u32,
+    time_s: f64,
+}
+
+/// proc_pid_stat(5) of the threads that are called `vcpu0`, `vcpu1`, ...
+fn vcpu_threads(pid: u32) -> Vec<VcpuThread> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| read_vcpu_thread(&std::fs::read_to_string(task.path().join("stat")).ok()?))
+        .collect()
+}
+
+fn read_vcpu_thread(stat: &str) -> Option<VcpuThread> {
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let vcpu = head.split_once("(vcpu")?.1.parse().ok()?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let number = |at: usize| fields.get(at)?.trim().parse::<u32>().ok();
+    // Fields 3, 14, 15 and 39.
+    let time_s = f64::from(number(11)? + number(12)?) / 100.0;
+    Some(VcpuThread { vcpu, running: fields[0] == "R", cpu: number(36)?, time_s })
 }
 
 fn has_running_thread(pid: u32) -> bool {

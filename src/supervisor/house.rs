@@ -1,7 +1,8 @@
 //! All domains, and what can be asked of them.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::ram::Ram;
 use super::saved::{Saved, SavedError};
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
@@ -175,11 +177,12 @@ impl House {
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
         let plan = Plan { domid, file, folder, uuid, saved };
-        let launched = launch::launch(&self.state, &self.network, plan, move |domain, exit| {
-            let ending = domain.process_ended(exit);
-            house.network.unplug(domain.domid);
-            house.ended(&domain, ending);
-        });
+        let launched =
+            launch::launch(&self.state, &self.network, &self.announcer, plan, move |domain, exit| {
+                let ending = domain.process_ended(exit);
+                house.network.unplug(domain.domid);
+                house.ended(&domain, ending);
+            });
         let mut table = self.table();
         table.building.retain(|building| *building != name);
         let domain = launched?;
@@ -230,6 +233,22 @@ impl House {
     /// One request to the domain's process.
     pub fn ask(&self, domain: &Domain, op: &str) -> Result<Value, HouseError> {
         domain.control.request(op).map_err(|error| HouseError::Control { name: domain.name(), error })
+    }
+
+    /// Has the guest use so many vcpus.
+    pub fn set_vcpus(&self, domain: &Domain, vcpus: u32) -> Result<Value, HouseError> {
+        let request = json!({ "op": "vcpu-set", "vcpus": vcpus });
+        let answer = domain.control.send(&request);
+        let answer = answer.map_err(|error| HouseError::Control { name: domain.name(), error })?;
+        domain.set_vcpus(vcpus);
+        Ok(answer)
+    }
+
+    /// The rows of `vcpu-list`, for one domain.
+    pub fn vcpu_rows(&self, domain: &Domain) -> Result<Vec<Value>, HouseError> {
+        let info = self.ask(domain, "info")?;
+        let up = info["vcpus_up"].as_array().into_iter().flatten().map(|up| up.as_bool() == Some(true));
+        Ok(domain.vcpu_rows(&up.take(domain.file.maxvcpus as usize).collect::<Vec<_>>()))
     }
 
     /// Takes a domain down at once, preserved ones too.
@@ -325,7 +344,7 @@ impl House {
     /// The guest's RAM as it was at the end, raw, beside the console log.
     fn dump(&self, domain: &Domain) {
         let path = self.state.domain(&domain.file.name).join(format!("core-{}.raw", domain.domid));
-        let sentence = match super::resources::copy_ram(&domain.ram, &path) {
+        let sentence = match dump(&domain.ram, &path) {
             Ok(()) => format!("memory of domain {} is in {}", domain.file.name, path.display()),
             Err(error) => format!("memory of domain {} is not written down: {error}", domain.file.name),
         };
@@ -355,6 +374,10 @@ impl House {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn dump(ram: &Ram, path: &std::path::Path) -> std::io::Result<()> {
+    ram.copy_to(&OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?)
 }
 
 /// Which domain has which address, for logsink: a new file under the old one's name. Called with the table locked, so that the

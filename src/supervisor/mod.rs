@@ -18,6 +18,7 @@ mod network;
 mod observer;
 mod process;
 pub mod protocol;
+mod ram;
 mod resources;
 mod run;
 mod saved;

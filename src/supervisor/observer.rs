@@ -1,5 +1,5 @@
-//! The observer of one domain, from the supervisor's side: started when it is first needed, asked by handing it the asker's own socket, gone when
-//! the domain is.
+//! The observer of one domain, from the supervisor's side: started when it is first needed, started again when it ends unasked, asked by
+//! handing it the asker's own socket, gone when the domain is.
 
 use std::fs::{File, Permissions};
 use std::io::{self, IoSlice};
@@ -7,17 +7,33 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use events::{Event, EventId};
 use introspect::observer::{ObserverConfig, Request};
+use jiff::Timestamp;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
+use super::announce::Announcer;
 use super::dashboard::DASHBOARD_UID;
 use super::process::Program;
+use super::ram::Ram;
 use crate::jail::{Jail, OBSERVER_UID_BASE};
 use crate::state::State;
+
+/// The first pause before it is started again: short, for a guest that is recorded waits for its reader. It doubles each time up to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LAST: Duration = Duration::from_secs(30);
+/// One that lived so long starts again with the first pause.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// So many that ended sooner, one after the other, and the next one starts only when somebody asks a question.
+const FAILURES_MAX: u32 = 12;
+/// After so many the next one does not read what was recorded meanwhile: that may be what they end of.
+const SKIPS_AFTER: u32 = 3;
 
 /// What the child of role `observer` reads.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,10 +53,12 @@ pub struct Sight {
     pub domid: u32,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// Vcpus that it may ever have.
+    pub vcpus: u32,
     /// The kernel.
     pub kernel: File,
-    /// RAM, for reading only.
-    pub ram: File,
+    /// RAM.
+    pub ram: Arc<Ram>,
     /// The shim's memory.
     pub shim: File,
     /// What the VMM rings.
@@ -50,71 +68,151 @@ pub struct Sight {
 }
 
 /// One domain's observer.
-pub struct Observer {
+pub struct Observer(Arc<Keeper>);
+
+struct Keeper {
     state: State,
+    announcer: Arc<Announcer>,
     sight: Sight,
     // Held while the process is started, so that there is one; a question is sent under it, which does not wait.
-    link: Mutex<Option<OwnedFd>>,
+    link: Mutex<Link>,
+}
+
+#[derive(Default)]
+struct Link {
+    socket: Option<OwnedFd>,
+    pid: Option<u32>,
+    // Which process it is, so that the end of one is not taken for its successor's.
+    number: u64,
+    // Of processes that ended too soon, one after the other.
+    failures: u32,
+    closed: bool,
 }
 
 impl Observer {
     /// None runs yet.
-    pub fn new(state: State, sight: Sight) -> Observer {
-        Observer { state, sight, link: Mutex::new(None) }
+    pub fn new(state: State, announcer: Arc<Announcer>, sight: Sight) -> Observer {
+        Observer(Arc::new(Keeper { state, announcer, sight, link: Mutex::default() }))
     }
 
     /// The shim's memory of its domain.
     pub fn shim(&self) -> &File {
-        &self.sight.shim
+        &self.0.sight.shim
     }
 
     /// Starts it, if none runs.
     pub fn start(&self) -> io::Result<()> {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if link.is_none() {
-            *link = Some(self.launch()?);
+        let mut link = self.0.link();
+        if link.socket.is_none() {
+            self.0.launch(&mut link)?;
         }
         Ok(())
+    }
+
+    /// Its pid, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.0.link().pid
     }
 
     /// Asks it; the answer goes to `asker` directly.
     pub fn ask(&self, request: &Request, asker: &UnixStream) -> io::Result<()> {
         let text = serde_json::to_vec(request)?;
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(socket) = &*link
+        let mut link = self.0.link();
+        if let Some(socket) = &link.socket
             && send(socket, &text, asker).is_ok()
         {
             return Ok(());
         }
         // None runs, or it has ended.
-        let socket = self.launch()?;
-        let sent = send(&socket, &text, asker);
-        *link = Some(socket);
-        sent
+        let socket = self.0.launch(&mut link)?;
+        send(socket, &text, asker)
     }
 
     /// Has it end.
     pub fn close(&self) {
+        let mut link = self.0.link();
+        link.closed = true;
         // It ends when nobody can ask it any more.
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        link.socket = None;
     }
+}
 
-    fn launch(&self) -> io::Result<OwnedFd> {
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Keeper {
+    fn launch<'a>(self: &Arc<Keeper>, link: &'a mut Link) -> io::Result<&'a OwnedFd> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let program = self.program(theirs, link.failures >= SKIPS_AFTER)?;
+        let (keeper, number, begun) = (Arc::clone(self), link.number + 1, Instant::now());
+        let pid = program.start(move |exit| keeper.ended(number, exit, begun))?;
+        (link.number, link.pid) = (number, Some(pid));
+        self.announcer.event(self.event(EventId::ServiceStarted).with("pid", pid));
+        Ok(link.socket.insert(ours))
+    }
+
+    // Runs on the thread that waited for the process, which has nothing else to do any more.
+    fn ended(self: Arc<Keeper>, number: u64, exit: ExitStatus, begun: Instant) {
+        let mut link = self.link();
+        let replaced = link.number != number;
+        if !replaced {
+            (link.socket, link.pid) = (None, None);
+        }
+        if link.closed {
+            return;
+        }
+        link.failures = if begun.elapsed() > HEALTHY_AFTER { 1 } else { link.failures + 1 };
+        let mut failures = link.failures;
+        drop(link);
+        self.announcer.event(self.event(EventId::ServiceFailed).with("reason", exit.to_string()));
+        while !replaced && failures <= FAILURES_MAX {
+            std::thread::sleep(PAUSE_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_LAST));
+            let mut link = self.link();
+            // A question may have started the next one meanwhile.
+            if link.closed || link.number != number {
+                return;
+            }
+            let Err(error) = self.launch(&mut link) else { return };
+            link.failures += 1;
+            failures = link.failures;
+            drop(link);
+            self.announcer
+                .line(&format!("the observer of domain {} does not start: {error}", self.sight.name));
+        }
+        if !replaced {
+            self.announcer.line(&format!(
+                "domain {} is observed no more until somebody looks into it: its observer ended {failures} times",
+                self.sight.name
+            ));
+        }
+    }
+
+    fn event(&self, id: EventId) -> Event {
+        let event = Event::new(id, Timestamp::now()).domain(self.sight.name.clone(), Some(self.sight.domid));
+        event.with("service", "observer")
+    }
+
+    fn program(&self, requests: OwnedFd, skip_unread: bool) -> io::Result<Program> {
         let sight = &self.sight;
         let jail = Jail { uid: Some(OBSERVER_UID_BASE + sight.domid), isolated: true };
         let mut descriptors = super::process::Descriptors::default();
+        let (ram, at) = sight.ram.reader()?;
         let config = ObserverConfig {
             name: sight.name.clone(),
             domid: sight.domid,
             memory_mib: sight.memory_mib,
-            vcpus: 1,
+            vcpus: sight.vcpus,
+            skip_unread,
             kernel_fd: descriptors.hand_copy(&sight.kernel)?,
-            ram_fd: descriptors.hand_copy(&sight.ram)?,
+            ram_fd: descriptors.hand(ram),
+            ram_at: sight.ram.is_in_process().then_some(at),
             shim_fd: descriptors.hand_copy(&sight.shim)?,
             bell_fd: descriptors.hand_copy(&sight.bell)?,
-            requests_fd: descriptors.hand(theirs),
+            requests_fd: descriptors.hand(requests),
             tty_fd: descriptors.hand(folder(&self.state.tty())?),
             sessions_fd: descriptors.hand(folder(&self.state.sessions())?),
             samples_fd: descriptors.hand(folder(&self.state.samples())?),
@@ -127,13 +225,11 @@ impl Observer {
         let mut program = Program::new("observer", &ObserverProcess { jail, config }, log)?;
         program.descriptors = descriptors;
         program.own_pids = true;
-        let name = sight.name.clone();
-        program.start(move |exit| {
-            if !exit.success() {
-                tracing::warn!(%exit, name, "the observer of a domain ended");
-            }
-        })?;
-        Ok(ours)
+        Ok(program)
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -58,6 +58,18 @@ pub enum Request {
         /// Name or domid.
         name: String,
     },
+    /// Has the guest use so many of its vcpus.
+    VcpuSet {
+        /// Name or domid.
+        name: String,
+        /// The first ones, so many.
+        vcpus: u32,
+    },
+    /// The vcpus of all domains, or of this one.
+    VcpuList {
+        /// Name or domid.
+        name: Option<String>,
+    },
     /// The supervisor itself: services, versions, numbers.
     Info,
     /// The supervisor's log, or what the VMM of one domain wrote.
@@ -156,6 +168,10 @@ impl Request {
             Request::XenstoreLs { .. } => {
                 Err("a xenstore is printed on the command line: honeynet xenstore-ls NAME")
             }
+            Request::VcpuSet { .. } => {
+                Err("vcpus are set on the command line: honeynet vcpu-set NAME NUMBER")
+            }
+            Request::VcpuList { .. } => Err("vcpus are listed on the command line: honeynet vcpu-list NAME"),
             Request::Dmesg { .. } => Err("messages are printed on the command line: honeynet dmesg"),
             Request::Console { .. } => {
                 Err("consoles are attached on the command line: honeynet console NAME")

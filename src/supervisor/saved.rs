@@ -2,7 +2,7 @@
 //! one is never taken for whole.
 //!
 //! `manifest.json` (last, with length and BLAKE3 of every other file), `state.json` (`honeyvmm::machine::DomainState`), `ram.img` and
-//! `shim.img` (holes where nothing is), `VDEV.layer` of each disk. Images and kernel stay where they are.
+//! `shim.img` (holes where nothing is), `VDEV.layer.N` of each disk, the lowest first. Images and kernel stay where they are.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -95,6 +95,8 @@ struct Manifest {
     folder: PathBuf,
     /// How long the domain stood still.
     pause_ms: f64,
+    /// Layers of each disk.
+    depth: BTreeMap<String, usize>,
     files: BTreeMap<String, Content>,
 }
 
@@ -110,28 +112,30 @@ pub struct Saved {
     /// `DomainState` as JSON.
     pub state: File,
     folder: PathBuf,
-    layers: Vec<String>,
+    depth: BTreeMap<String, usize>,
 }
 
 impl Saved {
-    /// Gives memory the bytes that it held, and the domain's folder the layers of its disks.
-    pub fn fill(&self, ram: &File, shim: &File, own: &Path) -> Result<(), SavedError> {
-        for (name, memory) in [(RAM, ram), (SHIM, shim)] {
-            let path = self.folder.join(name);
-            let filled = File::open(&path).and_then(|image| resources::copy(&image, memory));
-            filled.map_err(|source| SavedError::File { path, done: "read", source })?;
-        }
-        for name in &self.layers {
-            let path = self.folder.join(name);
-            let copied = File::open(&path).and_then(|layer| {
-                let to = own.join(name);
-                let fresh =
-                    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(to)?;
-                resources::copy(&layer, &fresh)
-            });
-            copied.map_err(|source| SavedError::File { path, done: "read", source })?;
-        }
-        Ok(())
+    /// What RAM held; it is mapped, not read.
+    pub fn ram(&self) -> Result<File, SavedError> {
+        self.open(RAM)
+    }
+
+    /// Gives the shim's memory the bytes that it held.
+    pub fn fill_shim(&self, shim: &File) -> Result<(), SavedError> {
+        let copied = resources::copy(&self.open(SHIM)?, shim);
+        copied.map_err(|source| SavedError::File { path: self.folder.join(SHIM), done: "read", source })
+    }
+
+    /// The layers of a disk, the lowest first.
+    pub fn layers(&self, vdev: &str) -> io::Result<Vec<File>> {
+        let count = self.depth.get(vdev).copied().unwrap_or(0);
+        (0..count).map(|depth| File::open(self.folder.join(layer_name(vdev, depth)))).collect()
+    }
+
+    fn open(&self, name: &str) -> Result<File, SavedError> {
+        let path = self.folder.join(name);
+        File::open(&path).map_err(|source| SavedError::File { path, done: "read", source })
     }
 }
 
@@ -182,12 +186,15 @@ fn write(house: &House, domain: &Domain, folder: &Path, begun: Timestamp) -> Res
     house.state.make(&fresh).map_err(wrong(&fresh))?;
     let text = serde_json::to_vec(&state).unwrap_or_default();
     put(&fresh.join(STATE), |file| file.write_all(&text))?;
-    put(&fresh.join(RAM), |file| resources::copy(&domain.ram, file))?;
+    put(&fresh.join(RAM), |file| domain.ram.copy_to(file))?;
     put(&fresh.join(SHIM), |file| resources::copy(domain.observer.shim(), file))?;
+    let mut depth = BTreeMap::new();
     for disk in domain.disks() {
-        if let Some(layer) = &disk.layer {
-            put(&fresh.join(layer_name(&disk.spec.vdev)), |file| resources::copy(layer, file))?;
+        let layers: Vec<&File> = disk.frozen.iter().chain(&disk.layer).collect();
+        for (index, layer) in layers.iter().enumerate() {
+            put(&fresh.join(layer_name(&disk.spec.vdev, index)), |file| resources::copy(layer, file))?;
         }
+        depth.insert(disk.spec.vdev.clone(), layers.len());
     }
     let pause_ms = Timestamp::now().duration_since(begun).as_secs_f64() * 1e3;
     let mut files = BTreeMap::new();
@@ -202,6 +209,7 @@ fn write(house: &House, domain: &Domain, folder: &Path, begun: Timestamp) -> Res
         domain: DomainFile { uuid: Some(domain.uuid), ..domain.file.clone() },
         folder: domain.folder.clone(),
         pause_ms,
+        depth,
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest)
@@ -234,8 +242,8 @@ fn content(path: &Path) -> Result<Content, SavedError> {
     hashed().map_err(|source| SavedError::File { path: path.to_owned(), done: "read", source })
 }
 
-fn layer_name(vdev: &str) -> String {
-    format!("{vdev}.layer")
+fn layer_name(vdev: &str, depth: usize) -> String {
+    format!("{vdev}.layer.{depth}")
 }
 
 /// Has a saved domain go on.
@@ -243,8 +251,7 @@ pub fn restore(house: &Arc<House>, folder: &Path, paused: bool) -> Result<Value,
     let manifest = read(folder)?;
     let path = folder.join(STATE);
     let state = File::open(&path).map_err(|source| SavedError::File { path, done: "read", source })?;
-    let layers = manifest.files.keys().filter(|name| name.ends_with(".layer")).cloned().collect();
-    let saved = Saved { state, folder: folder.to_owned(), layers };
+    let saved = Saved { state, folder: folder.to_owned(), depth: manifest.depth };
     let uuid = manifest.domain.uuid.unwrap_or_default();
     let domain = house.build(manifest.domain, manifest.folder, uuid, Some(saved))?;
     if paused {

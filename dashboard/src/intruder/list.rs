@@ -174,7 +174,8 @@ fn means(question: &Question, summary: &Summary) -> bool {
 }
 
 fn summarize(session: &Session) -> Summary {
-    let got_in = session.logins.iter().rev().find(|login| login.success == Some(true));
+    // How he came in; what he became by su later is among the logins.
+    let got_in = session.logins.iter().find(|login| login.success == Some(true));
     Summary {
         id: session.id.clone(),
         opened: session.opened,

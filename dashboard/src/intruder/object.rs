@@ -86,6 +86,7 @@ pub struct Session {
 #[serde(default)]
 pub struct Login {
     pub time: Option<Timestamp>,
+    pub service: Option<String>,
     pub user: Option<String>,
     pub password: Option<String>,
     pub method: Option<String>,

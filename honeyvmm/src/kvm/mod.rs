@@ -8,5 +8,5 @@ mod vm;
 
 pub use probe::probe;
 pub use saved::SavedVcpu;
-pub use vcpu::{Exit, RUN_TIME_IOCTLS, Stop, Vcpu};
+pub use vcpu::{Exit, Injected, RUN_TIME_IOCTLS, Stop, Vcpu};
 pub use vm::{KvmError, Vm};

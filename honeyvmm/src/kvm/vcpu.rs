@@ -13,7 +13,7 @@ use super::cpu_state::{
     CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs,
 };
 use super::vm::{KvmError, Vm, ioctl};
-use crate::cpuid;
+use crate::cpuid::{self, Place};
 use crate::memory::Gva;
 use crate::shim::Backend;
 
@@ -43,6 +43,15 @@ pub enum Exit {
     Interrupted,
     /// The guest did what ends a machine: the text says what KVM reported.
     Dead(String),
+}
+
+/// When a vcpu takes the event vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    /// Before its next instruction.
+    Now,
+    /// It cannot yet, and will stop when it can.
+    Later,
 }
 
 /// Where a vcpu stopped, from the run page.
@@ -78,11 +87,11 @@ fn to_array(r: &kvm_regs) -> [u64; 18] {
 
 impl Vcpu {
     /// A vcpu whose descriptor tables are in this window, with this L4 table loaded, stopped.
-    pub fn new(vm: &Vm, id: u32, backend: Backend, window: Gva, cr3: u64) -> Result<Vcpu, KvmError> {
-        let fd = vm.create_vcpu(id)?;
+    pub fn new(vm: &Vm, place: Place, backend: Backend, window: Gva, cr3: u64) -> Result<Vcpu, KvmError> {
+        let fd = vm.create_vcpu(u32::from(place.vcpu))?;
         let supported = vm.supported_cpuid()?;
         let features = cr4_features(&supported);
-        let filtered = cpuid::filter_for_user(&supported, backend);
+        let filtered = cpuid::filter_for_user(&supported, backend, place);
         ioctl("set CPUID", fd.set_cpuid2(&filtered))?;
         if backend == Backend::Hardware {
             enable_xsave(&fd, &supported)?;
@@ -189,11 +198,11 @@ impl Vcpu {
     }
 
     /// Makes a vcpu of the hardware backend take the event vector, now or as soon as it can.
-    pub fn inject_event(&mut self) -> Result<(), KvmError> {
+    pub fn inject_event(&mut self) -> Result<Injected, KvmError> {
         let run = self.fd.get_kvm_run();
         if run.ready_for_interrupt_injection == 0 || run.if_flag == 0 {
             run.request_interrupt_window = 1;
-            return Ok(());
+            return Ok(Injected::Later);
         }
         let vector = EVENT_VECTOR;
         // SAFETY:
@@ -203,7 +212,7 @@ impl Vcpu {
         if result < 0 {
             return Err(KvmError::Ioctl { what: "inject an interrupt", source: kvm_ioctls::Error::last() });
         }
-        Ok(())
+        Ok(Injected::Now)
     }
 
     /// The special registers, for a dump.

@@ -14,14 +14,15 @@ use crate::grant::GrantTable;
 use crate::kick::VcpuKicks;
 use crate::memory::{Access, EvtchnPort, Gfn, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
 use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
+use crate::vcpus::Vcpus;
 use crate::xenbus::Xenbus;
-use crate::xenstore::Xenstore;
+use crate::xenstore::{StoreError, Xenstore};
 
 /// `struct vcpu_time_info` in a `struct vcpu_info`.
 const TIME_INFO_AT: u64 = 32;
 
 /// Where a domain is to begin.
-pub struct Place {
+pub struct Site {
     pub domid: u32,
     pub backend: Backend,
     pub layout: Layout,
@@ -33,7 +34,9 @@ pub struct Place {
 
 /// A domain's parts but for KVM and threads.
 pub struct Begun {
-    pub areas: Vec<Area>,
+    pub vcpus: Arc<Vcpus>,
+    /// An L4 table for the vcpus to be made with.
+    pub cr3: Gpa,
     pub events: EventChannels,
     pub store: Xenstore,
     pub console: Console,
@@ -62,7 +65,7 @@ impl Begun {
             Beginning::Boot => Clock::start(tsc_khz),
             Beginning::Saved(then, _) => Clock::resume(tsc_khz, then.system_time_now()),
         };
-        for area in &self.areas {
+        for area in self.vcpus.areas() {
             area.set(Field::TscBase, clock.tsc_base());
             area.set(Field::TscScale, clock.packed_scale());
         }
@@ -70,7 +73,7 @@ impl Begun {
             Beginning::Boot => set_shared_info(memory, layout, &clock)?,
             Beginning::Saved(_, more) => {
                 let infos =
-                    (0..self.areas.len()).map(|vcpu| self.events.vcpu_info(vcpu).offset(TIME_INFO_AT));
+                    (0..self.vcpus.count()).map(|vcpu| self.events.vcpu_info(vcpu).offset(TIME_INFO_AT));
                 for at in infos.chain(more.iter().copied()) {
                     memory.write(at, &clock.time_info_of_restored(memory.read_u32(at)?))?;
                 }
@@ -83,25 +86,28 @@ impl Begun {
 
 /// A kernel at its first instruction.
 pub fn boot(
-    place: Place,
+    place: Site,
     boot: &Boot<'_>,
     name: &str,
     uuid: [u8; 16],
+    online: u32,
     offered: Vec<Offered>,
 ) -> Result<Begun, MachineError> {
-    let Place { domid, backend, layout, memory, kicks, bell } = place;
+    let Site { domid, backend, layout, memory, kicks, bell } = place;
     let areas = shim::populate(&memory, &layout, backend)?;
-    let events = EventChannels::new(memory.clone(), layout.shared_info(), areas.len(), kicks)?;
+    let vcpus = Arc::new(Vcpus::new(areas, kicks.clone()));
+    let events = EventChannels::new(memory.clone(), layout.shared_info(), vcpus.count(), kicks)?;
     let store_channel = events.alloc_backend_port(bell.clone()).map_err(MachineError::Port)?;
     let console_channel = events.alloc_backend_port(bell).map_err(MachineError::Port)?;
     let ports = Ports { store: store_channel.port(), console: console_channel.port() };
     let start = build(boot, &memory, &layout, backend, ports)?;
     map_ahead(memory.ram().clone(), start.image.clone())?;
-    set_start(&areas[0], &start);
+    set_start(vcpus.area(0), &start);
     let pages = Pages { store: (start.store, ports.store.0), console: (start.console, ports.console.0) };
 
     let store = Xenstore::new(domid);
     write_home(&store, domid, name, uuid, &pages, &layout)?;
+    set_availability(&store, layout.vcpus, online)?;
     store.attach(memory.clone(), gpa(start.store), store_channel)?;
     let console = Console::attach(memory.clone(), gpa(start.console))?;
     let mut bus = bus(&store, domid, &memory, &layout, &events);
@@ -110,21 +116,24 @@ pub fn boot(
         devices.push((device.name(), overseen));
         bus.add(device, backend)?;
     }
-    Ok(Begun { areas, events, store, console, console_channel, bus, devices, pages, began: Beginning::Boot })
+    let (cr3, began) = (start.cr3, Beginning::Boot);
+    Ok(Begun { vcpus, cr3, events, store, console, console_channel, bus, devices, pages, began })
 }
 
 /// A saved domain; its memory holds what it held then.
-pub fn restore(place: Place, state: &DomainState, offered: Vec<Offered>) -> Result<Begun, MachineError> {
+pub fn restore(place: Site, state: &DomainState, offered: Vec<Offered>) -> Result<Begun, MachineError> {
     // Its number in the host is another; the guest sees xenstore alone, which nobody shares with it.
-    let Place { domid: _, backend, layout, memory, kicks, bell } = place;
+    let Site { domid: _, backend, layout, memory, kicks, bell } = place;
     let domid = state.domid;
     state.check(backend, &layout)?;
     let areas: Vec<Area> =
         (0..layout.vcpus).map(|vcpu| Area::new(&memory, &layout, backend, vcpu)).collect::<Result<_, _>>()?;
     // What the host's timer was armed for then means nothing now.
     areas.iter().for_each(|area| area.set(Field::Armed, 0));
-    let events =
-        EventChannels::restore(memory.clone(), layout.shared_info(), areas.len(), kicks, &state.channels)?;
+    let cr3 = Gpa(areas[0].get(Field::KernelCr3));
+    let vcpus = Arc::new(Vcpus::restore(areas, kicks.clone(), state.lives, &state.tables));
+    let (page, count) = (layout.shared_info(), vcpus.count());
+    let events = EventChannels::restore(memory.clone(), page, count, kicks, &state.channels)?;
     let bind = |port| events.bind_backend(EvtchnPort(port), bell.clone()).map_err(MachineError::Port);
     let ((store_page, store_port), (console_page, console_port)) = (state.pages.store, state.pages.console);
     let (store_channel, console_channel) = (bind(store_port)?, bind(console_port)?);
@@ -138,9 +147,10 @@ pub fn restore(place: Place, state: &DomainState, offered: Vec<Offered>) -> Resu
         bus.resume(&device, backend).map_err(|source| MachineError::Device { name: name.clone(), source })?;
         devices.push((name, overseen));
     }
-    let time_areas = state.vcpus.iter().filter_map(|vcpu| vcpu.tables.time_area.map(Gpa)).collect();
+    let time_areas = state.tables.iter().filter_map(|tables| tables.time_area.map(Gpa)).collect();
     let began = Beginning::Saved(state.clock, time_areas);
-    Ok(Begun { areas, events, store, console, console_channel, bus, devices, pages: state.pages, began })
+    let pages = state.pages;
+    Ok(Begun { vcpus, cr3, events, store, console, console_channel, bus, devices, pages, began })
 }
 
 fn gpa(page: Gfn) -> Gpa {
@@ -213,7 +223,6 @@ fn write_home(
         ("vm", vm),
         ("memory/target", kib.clone()),
         ("memory/static-max", kib),
-        ("cpu/0/availability", "online".to_owned()),
         ("console/ring-ref", pages.console.0.0.to_string()),
         ("console/port", pages.console.1.to_string()),
         ("console/type", "honeyvmm".to_owned()),
@@ -222,6 +231,15 @@ fn write_home(
         ("control/platform-feature-multiprocessor-suspend", "0".to_owned()),
     ] {
         store.write(&format!("{home}/{path}"), &value)?;
+    }
+    Ok(())
+}
+
+/// Tells the guest which of its vcpus it may use, as xl does: the first ones.
+pub fn set_availability(store: &Xenstore, all: u32, online: u32) -> Result<(), StoreError> {
+    for vcpu in 0..all {
+        let value = if vcpu < online { "online" } else { "offline" };
+        store.write(&format!("{}/cpu/{vcpu}/availability", store.home()), value)?;
     }
     Ok(())
 }

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::evtchn::ChannelsState;
+use crate::hypercall::CpuTables;
 use crate::memory::Gfn;
 use crate::run_loop::KeptVcpu;
 use crate::shim::{Backend, Layout, image};
+use crate::vcpus::Lives;
 use crate::xenstore::StoreState;
 
 /// Of [`DomainState`]'s form.
@@ -34,8 +36,12 @@ pub struct DomainState {
     pub ram_bytes: u64,
     /// Time.
     pub clock: ClockState,
-    /// Each vcpu.
+    /// Each vcpu's registers.
     pub vcpus: Vec<Arc<KeptVcpu>>,
+    /// Which of them run.
+    pub lives: Lives,
+    /// Their descriptor tables and debug registers.
+    pub tables: Vec<CpuTables>,
     /// Event channels.
     pub channels: ChannelsState,
     /// Xenstore.
@@ -115,7 +121,7 @@ pub enum StateError {
 /// The vcpu whose registers are not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the registers of vcpu {0} cannot be read")]
-pub struct NotSaved(pub u32);
+pub struct NotSaved(pub usize);
 
 impl DomainState {
     /// Can a domain of this shape go on with it?
@@ -132,7 +138,8 @@ impl DomainState {
         if self.shim != shim_id(backend) {
             return Err(StateError::Build);
         }
-        if self.ram_bytes != layout.ram_bytes || self.vcpus.len() != layout.vcpus as usize {
+        let vcpus = layout.vcpus as usize;
+        if self.ram_bytes != layout.ram_bytes || self.vcpus.len() != vcpus || self.tables.len() != vcpus {
             return Err(StateError::Size {
                 saved_mib: self.ram_bytes >> 20,
                 saved_vcpus: self.vcpus.len(),

@@ -70,7 +70,7 @@ impl Running {
                 }
                 return None;
             }
-            self.it.kicks.0[vcpu].wait(Some(LOOK_EVERY));
+            self.it.kicks.0[vcpu].wait(LOOK_EVERY, || self.it.requests.pending());
             let now = self.it.trace.trace.tail();
             if now != tail {
                 (until, tail) = (Instant::now() + limit, now);

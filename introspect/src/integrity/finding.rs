@@ -101,6 +101,15 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// The process that it is about.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Changed { .. } => None,
+            Self::Hidden { pid, .. } | Self::Credentials { pid, .. } => Some(*pid),
+        }
+    }
+
     /// The event that tells it.
     #[must_use]
     pub fn event(&self, at: Timestamp) -> Event {

@@ -12,7 +12,9 @@ use honeyvmm::shim::Entries;
 use jiff::Timestamp;
 
 use super::ObserverConfig;
+use super::cause::Lived;
 use crate::integrity::{Checked, Inputs, Integrity};
+use crate::session::Sessions;
 use crate::trace::calls;
 use crate::trace::pairing::Traced;
 use crate::trace::record::{Phase, Record};
@@ -41,21 +43,13 @@ pub struct Guard {
     vcpus: u32,
     begun: Instant,
     next: Instant,
-    was_live: Live,
+    was_live: bool,
+    lived: Lived,
     callers: HashSet<u32>,
     explained: HashSet<u32>,
     /// Those of the interval before: a call may end a little after its rights were seen.
     explained_before: HashSet<u32>,
     news: Vec<Event>,
-}
-
-/// Whether somebody is in the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Live {
-    /// A connection, at least.
-    Yes,
-    /// Nobody.
-    No,
 }
 
 impl Guard {
@@ -73,7 +67,8 @@ impl Guard {
             vcpus: config.vcpus,
             begun: now,
             next: now,
-            was_live: Live::No,
+            was_live: false,
+            lived: Lived::default(),
             callers: HashSet::new(),
             explained: HashSet::new(),
             explained_before: HashSet::new(),
@@ -113,19 +108,20 @@ impl Guard {
     }
 
     /// Somebody may come in as soon as this returns.
-    pub fn before_live(&mut self, view: &View) {
+    pub fn before_live(&mut self, view: &View, sessions: &Sessions) {
         if !self.integrity.has_reference() {
-            self.take_reference(view);
+            self.take_reference(view, sessions);
         }
     }
 
     /// Looks, if it is time to.
-    pub fn look(&mut self, view: &View, live: Live) {
-        let has_ended = self.was_live == Live::Yes && live == Live::No;
-        self.was_live = live;
+    pub fn look(&mut self, view: &View, sessions: &Sessions) {
+        let has_ended = self.was_live && !sessions.wanted();
+        self.was_live = sessions.wanted();
+        self.lived.see(sessions.ids());
         if !self.integrity.has_reference() {
             if self.begun.elapsed() >= BOOT {
-                self.take_reference(view);
+                self.take_reference(view, sessions);
             }
             return;
         }
@@ -135,7 +131,8 @@ impl Guard {
             let checked = self.with_inputs(&explained, |integrity, inputs| integrity.check(view, inputs));
             self.callers.clear();
             self.explained_before = std::mem::take(&mut self.explained);
-            self.tell(checked);
+            self.tell(checked, sessions);
+            self.lived.looked();
         }
     }
 
@@ -144,9 +141,9 @@ impl Guard {
         std::mem::take(&mut self.news)
     }
 
-    fn take_reference(&mut self, view: &View) {
+    fn take_reference(&mut self, view: &View, sessions: &Sessions) {
         let taken = self.with_inputs(&HashSet::new(), |integrity, inputs| integrity.reference(view, inputs));
-        self.tell(taken);
+        self.tell(taken, sessions);
     }
 
     fn with_inputs(
@@ -160,13 +157,17 @@ impl Guard {
         look(&mut self.integrity, &inputs)
     }
 
-    fn tell(&mut self, checked: Checked) {
+    fn tell(&mut self, checked: Checked, sessions: &Sessions) {
         for (what, error) in &checked.incomplete {
             tracing::warn!(what, error = events::sentence(error), "part of the kernel was not compared");
         }
         let now = Timestamp::now();
         let news = self.integrity.news(checked.findings);
-        self.news.extend(news.iter().map(|finding| finding.event(now).domain(&self.name, Some(self.domid))));
+        self.news.extend(news.iter().map(|finding| {
+            let mut event = finding.event(now).domain(&self.name, Some(self.domid));
+            event.session = self.lived.cause(finding.pid(), sessions);
+            event
+        }));
         let pause = if self.integrity.is_waiting() { CONFIRM_AFTER } else { CHECK_EVERY };
         self.next = Instant::now() + pause;
     }

@@ -53,8 +53,6 @@ pub enum Request {
     Modules,
     /// The kernel's log.
     Dmesg,
-    /// The kernel's build id and banner.
-    Symbols,
 }
 
 /// Where questions come from.

@@ -1,6 +1,6 @@
 //! What is asked of the guest's memory. A kernel that does not tell its layouts is observed all the same; only what needs them is refused.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use honeyvmm::memory::{Gva, ReadOnlyRam};
@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::session::guest::{Found, Guest, Inode};
+use crate::session::peer::Peer;
 use crate::session::samples::SAMPLE_BYTES_MAX;
 use crate::symbols::Symbols;
 use crate::trace::scap::{Facts, Machine};
@@ -142,11 +143,11 @@ impl Walks {
         machine
     }
 
-    /// Processes that live; `None` where the list is not whole, for then one that is missing may live.
-    pub fn alive(&self) -> Option<HashSet<u32>> {
+    /// Processes that live, with when they began; `None` where the list is not whole, for then one that is missing may live.
+    pub fn alive(&self) -> Option<HashMap<u32, u64>> {
         let listing = self.tasks.as_ref().ok()?.list(&self.view.look(STEPS_MAX), Threads::First);
         let whole = listing.incomplete.is_none() && !listing.items.is_empty();
-        whole.then(|| listing.items.iter().map(|task| task.tgid).collect())
+        whole.then(|| listing.items.iter().map(|task| (task.tgid, task.start_ns)).collect())
     }
 
     fn identity(file: &OpenFile) -> (u64, u64) {
@@ -190,6 +191,12 @@ impl Guest for Walks {
     fn parent(&self, task: u64) -> Option<u32> {
         let look = self.view.look(TASK_STEPS_MAX);
         self.tasks.as_ref().ok()?.task(&look, Gva(task)).ok().map(|task| task.ppid)
+    }
+
+    fn peer(&self, task: u64, fd: u64) -> Option<Peer> {
+        let look = self.view.look(TASK_STEPS_MAX);
+        let remote = self.sockets.as_ref().ok()?.remote(&look, Gva(task), u32::try_from(fd).ok()?)?;
+        Some(Peer { address: remote.address.to_canonical(), port: remote.port })
     }
 
     fn arguments(&self, task: u64) -> Option<Vec<String>> {

@@ -1,5 +1,7 @@
 //! What sessions ask of the guest's memory. Beside it there is only what the trace tells.
 
+use super::peer::Peer;
+
 /// A file as it lies in the guest's page cache.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -28,6 +30,8 @@ pub struct Inode {
 pub trait Guest {
     /// The process that is the parent of the task at this address.
     fn parent(&self, task: u64) -> Option<u32>;
+    /// The other end of the connection that this descriptor of the task at this address is.
+    fn peer(&self, task: u64, fd: u64) -> Option<Peer>;
     /// The arguments of the program that the task at this address runs.
     fn arguments(&self, task: u64) -> Option<Vec<String>>;
     /// The folder that it works in.

@@ -1,41 +1,53 @@
 //! A session that lives: its report as it grows, its recordings, and what its programs tell each other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 
 use events::{Event, EventId};
 use jiff::Timestamp;
 
-use super::cast::Cast;
 use super::folders::Folders;
+use super::ftp::{Cut, Dialog};
 use super::guest::Found;
-use super::line::Line;
+use super::password::{Guess, Place, Prompts, Told};
 use super::peer::Peer;
 use super::privsep::{Said, Stream};
 use super::report::{self, Report};
-use super::samples::Kept;
+use super::samples::{Dirty, Kept};
+use super::screens::{Moment, Packets, Screen, Screens, Shown};
 use crate::trace::pairing::Traced;
 use crate::trace::selection::FileKind;
 
-/// Recordings of one session.
-const CASTS_MAX: usize = 64;
 /// Sockets of one session between the parts of a server.
 const STREAMS_MAX: usize = 256;
+/// Connections of one session at which somebody may log in.
+const DIALOGS_MAX: usize = 64;
+/// Servers that take a connection for another program.
+const SUPERSERVERS: [&str; 4] = ["inetd", "xinetd", "tcpd", "systemd"];
+/// `TCSETS`, `TCSETSW`, `TCSETSF`.
+const SET_ATTRIBUTES: std::ops::RangeInclusive<u64> = 0x5402..=0x5404;
+/// `MSG_PEEK`.
+const PEEK: u64 = 2;
 /// `TIOCSWINSZ`.
 const SET_WINDOW_SIZE: u64 = 0x5414;
+/// `TIOCPKT`.
+const SET_PACKET_MODE: u64 = 0x5420;
 const O_ACCMODE: u64 = 3;
 
 /// A session that lives.
 pub struct Live {
     /// What is written of it.
     pub report: Report,
-    /// Its processes.
-    pub processes: HashSet<u32>,
+    /// Its processes, with when they began once that was seen: nanoseconds since boot.
+    pub processes: HashMap<u32, Option<u64>>,
     /// It is not written as it is.
     pub changed: bool,
+    /// Files that are being written.
+    pub dirty: Dirty,
     streams: HashMap<(u32, u64), Stream>,
-    casts: HashMap<Screen, usize>,
-    recorded: Vec<(Cast, Line)>,
+    prompts: Prompts,
+    dialogs: HashMap<u64, Dialog>,
+    screens: Screens,
     user: Option<String>,
     guess: Option<String>,
     kept: Kept,
@@ -51,11 +63,14 @@ pub struct Started {
     pub folder: Option<String>,
 }
 
-/// What is recorded: a pseudo terminal, by its master's open file, or programs that have none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Screen {
-    Terminal(u64),
-    Plain,
+/// A login, or a guess.
+struct Tried<'a> {
+    service: &'a str,
+    pid: u32,
+    user: String,
+    method: &'a str,
+    password: Option<String>,
+    right: bool,
 }
 
 impl Live {
@@ -87,15 +102,48 @@ impl Live {
                 samples: Vec::new(),
                 tty: Vec::new(),
                 truncated: false,
+                resume: None,
             },
-            processes: HashSet::from([pid]),
+            processes: HashMap::from([(pid, None)]),
             changed: true,
+            dirty: Dirty::default(),
             streams: HashMap::new(),
-            casts: HashMap::new(),
-            recorded: Vec::new(),
+            prompts: Prompts::default(),
+            dialogs: HashMap::new(),
+            screens: Screens::default(),
             user: None,
             guess: None,
             kept: Kept::default(),
+        }
+    }
+
+    /// One that an observer has left that is gone.
+    pub fn resumed(mut report: Report, folders: &Folders) -> Live {
+        let resume = report.resume.take().unwrap_or_default();
+        Live {
+            processes: resume.alive.iter().map(|process| (process.pid, Some(process.start_ns))).collect(),
+            changed: true,
+            dirty: Dirty::default(),
+            streams: HashMap::new(),
+            prompts: Prompts::default(),
+            dialogs: HashMap::new(),
+            screens: Screens::resumed(&report, &resume.screens, folders),
+            user: resume.user,
+            guess: None,
+            kept: Kept::resumed(&report.samples),
+            report,
+        }
+    }
+
+    /// What another observer must know to go on with it; `exe` tells a process' program.
+    pub fn resume(&self, exe: impl Fn(u32) -> String) -> report::Resume {
+        let alive = self.processes.iter().filter_map(|(pid, start_ns)| {
+            Some(report::Alive { pid: *pid, start_ns: (*start_ns)?, exe: exe(*pid) })
+        });
+        report::Resume {
+            alive: alive.take(report::ALIVE_MAX).collect(),
+            screens: self.screens.resume(),
+            user: self.user.clone(),
         }
     }
 
@@ -113,13 +161,13 @@ impl Live {
         name: &str,
         at: Timestamp,
         exe: &str,
-        folders: &mut Folders,
+        folders: &Folders,
     ) -> Vec<Event> {
         match name {
             "read" | "readv" | "recvmsg" | "recvfrom" => self.moved(call, at, exe, Way::In, folders),
             "write" | "writev" | "sendmsg" | "sendto" => self.moved(call, at, exe, Way::Out, folders),
             "ioctl" => {
-                self.resized(call, at, folders);
+                self.terminal_set(call, at, folders);
                 Vec::new()
             }
             "setuid" | "setreuid" | "setresuid" => self.new_user(call, at, exe, name).into_iter().collect(),
@@ -129,7 +177,7 @@ impl Live {
     }
 
     /// A program was run.
-    pub fn executed(&mut self, call: &Traced, at: Timestamp, exe: String, started: Started) -> Event {
+    pub fn executed(&mut self, call: &Traced, at: Timestamp, exe: String, started: Started) -> Vec<Event> {
         let Started { ppid, argv, folder } = started;
         let first = u8::from(call.call().is_some_and(|known| known.name == "execveat")) + 1;
         let strings = |argument: u8| -> Vec<String> {
@@ -138,6 +186,11 @@ impl Live {
         };
         let argv = argv.unwrap_or_else(|| strings(first));
         let (pid, uid) = (call.enter.tgid, call.enter.uid);
+        if pid == self.report.pid && SUPERSERVERS.contains(&base(&self.report.service)) {
+            self.report.service = base(&exe).to_owned();
+        }
+        let mut events: Vec<Event> =
+            self.prompts.executed(pid, &exe, &argv).map(|told| self.prompted(told, at)).into_iter().collect();
         let process = report::Process {
             pid,
             ppid,
@@ -152,22 +205,36 @@ impl Live {
         Report::push(&mut self.report.processes, &mut self.report.truncated, process);
         self.changed = true;
         let event = self.event(EventId::ProcessExec, at).with("pid", pid).with("ppid", ppid).with("uid", uid);
-        event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1)).with("cwd", folder)
+        events.push(
+            event.with("exe", exe).with("argv", argv).with("envp", strings(first + 1)).with("cwd", folder),
+        );
+        events
+    }
+
+    /// A process has a child.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        self.processes.entry(child).or_insert(None);
+        self.prompts.forked(parent, child);
+        self.changed = true;
     }
 
     /// A process ended.
-    pub fn exited(&mut self, pid: u32, exe: &str, at: Timestamp, status: Option<i32>) -> Event {
+    pub fn exited(&mut self, pid: u32, exe: &str, at: Timestamp, status: Option<i32>) -> Vec<Event> {
         self.processes.remove(&pid);
+        let told = self.prompts.exited(pid, status);
+        let mut events: Vec<Event> = told.map(|told| self.prompted(told, at)).into_iter().collect();
         let own =
             self.report.processes.iter_mut().filter(|process| process.pid == pid && process.ended.is_none());
         own.for_each(|process| (process.ended, process.status) = (Some(at), status));
         self.changed = true;
-        self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe).with("status", status)
+        let event = self.event(EventId::ProcessExit, at).with("pid", pid).with("exe", exe);
+        events.push(event.with("status", status));
+        events
     }
 
     /// Is this the program that took the connection? It is called by its short name until it runs another.
     pub fn is_service(&self, exe: &str) -> bool {
-        exe == self.report.service || exe.rsplit('/').next() == Some(&self.report.service)
+        exe == self.report.service || base(exe) == self.report.service
     }
 
     /// Keeps a file; answers its event if it is new.
@@ -204,7 +271,7 @@ impl Live {
     /// The last process ended.
     pub fn closed(&mut self, at: Timestamp) -> Event {
         self.report.closed = Some(at);
-        self.note_casts();
+        self.report.resume = None;
         let report = &self.report;
         let names: Vec<&str> = report.tty.iter().map(|tty| tty.name.as_str()).collect();
         let seconds = at.duration_since(report.opened).as_secs_f64();
@@ -219,25 +286,25 @@ impl Live {
     }
 
     /// Bytes went through a descriptor.
-    fn moved(
-        &mut self,
-        call: &Traced,
-        at: Timestamp,
-        exe: &str,
-        way: Way,
-        folders: &mut Folders,
-    ) -> Vec<Event> {
+    fn moved(&mut self, call: &Traced, at: Timestamp, exe: &str, way: Way, folders: &Folders) -> Vec<Event> {
         let fd = call.arguments()[0];
         if call.result.is_none_or(|result| result <= 0) {
             return Vec::new();
         }
         let is_service = self.is_service(exe);
-        match (call.enter.kind.and_then(FileKind::at), way) {
+        let kind = call.enter.kind.and_then(FileKind::at);
+        match (kind, way) {
             (Some(FileKind::PtyMaster), way) => {
                 let screen = Screen::Terminal(call.enter.file);
                 self.record(call, at, screen, way.seen_from_master(), folders)
             }
-            (Some(FileKind::UnixStream), Way::Out) if is_service && !self.logged_in() => {
+            _ if self.prompts.has(call.enter.tgid) => self.asked(call, at, kind, way).into_iter().collect(),
+            (Some(FileKind::Tcp | FileKind::Tcp6), way) if base(exe).contains("ftpd") => {
+                self.dialog(call, at, exe, way).into_iter().collect()
+            }
+            (Some(FileKind::UnixStream), Way::Out)
+                if is_service && base(exe).starts_with("sshd") && !self.logged_in() =>
+            {
                 self.said(call, at, fd)
             }
             // The server of a command without a terminal reads what it prints, and writes what it is given.
@@ -245,6 +312,57 @@ impl Live {
                 self.record(call, at, Screen::Plain, way.seen_from_master(), folders)
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// A program that asks for a password reads and writes at its terminal, or at what it was given in place of one.
+    fn asked(&mut self, call: &Traced, at: Timestamp, kind: Option<FileKind>, way: Way) -> Option<Event> {
+        let (pid, fd) = (call.enter.tgid, call.arguments()[0]);
+        let place = match kind {
+            Some(FileKind::Tty | FileKind::Console) => Place::Terminal,
+            _ if fd <= 2 => Place::Standard,
+            _ => return None,
+        };
+        let told = match way {
+            Way::In => self.prompts.read(pid, place, &call.bytes(1)),
+            Way::Out => self.prompts.wrote(pid, &call.bytes(1)),
+        };
+        told.map(|told| self.prompted(told, at))
+    }
+
+    fn prompted(&mut self, (program, pid, guess): Told, at: Timestamp) -> Event {
+        let Guess { user, password, right } = guess;
+        let tried =
+            Tried { service: program.name(), pid, user, method: "password", password: Some(password), right };
+        self.tried(tried, at)
+    }
+
+    /// An FTP server speaks with its client.
+    fn dialog(&mut self, call: &Traced, at: Timestamp, exe: &str, way: Way) -> Option<Event> {
+        let file = call.enter.file;
+        if !self.dialogs.contains_key(&file) && self.dialogs.len() >= DIALOGS_MAX {
+            return None;
+        }
+        let dialog = self.dialogs.entry(file).or_default();
+        match way {
+            Way::In => {
+                let flags = match call.call()?.name {
+                    "recvfrom" => call.arguments()[3],
+                    "recvmsg" => call.arguments()[2],
+                    _ => 0,
+                };
+                if flags & PEEK == 0 {
+                    let cut = call.named(1).is_some_and(|chunk| chunk.cut);
+                    dialog.heard(&call.bytes(1), if cut { Cut::Yes } else { Cut::No });
+                }
+                None
+            }
+            Way::Out => {
+                let Guess { user, password, right } = dialog.answered(&call.bytes(1))?;
+                let (service, pid) = (base(exe), call.enter.tgid);
+                let password = Some(password);
+                Some(self.tried(Tried { service, pid, user, method: "password", password, right }, at))
+            }
         }
     }
 
@@ -258,80 +376,46 @@ impl Live {
         at: Timestamp,
         screen: Screen,
         shown: Shown,
-        folders: &mut Folders,
+        folders: &Folders,
     ) -> Vec<Event> {
-        let Some(index) = self.cast(screen, call, at, folders) else {
-            return Vec::new();
-        };
+        let moment = Moment { time_ns: call.enter.time_ns + call.duration_ns, at };
         let bytes = call.bytes(1);
-        let time_ns = call.enter.time_ns + call.duration_ns;
-        let (cast, line) = &mut self.recorded[index];
-        let written = match shown {
-            Shown::Shown => cast.show(time_ns, &bytes),
-            Shown::Typed => cast.type_in(time_ns, &bytes),
-        };
-        if let Err(error) = written {
-            tracing::error!(%error, session = self.report.id, "a recording cannot be written");
-        }
-        let lines = if shown == Shown::Typed { line.take(&bytes) } else { Vec::new() };
+        let taken = self.screens.take(screen, shown, &bytes, moment, &mut self.report, folders);
         self.changed = true;
-        self.note_casts();
-        lines.into_iter().map(|text| self.typed(text, index, at)).collect()
+        let (tty, lines) = taken.unwrap_or_default();
+        lines.into_iter().map(|text| self.typed(text, tty, at)).collect()
     }
 
-    fn typed(&mut self, text: String, index: usize, at: Timestamp) -> Event {
-        let input = report::Input { time: at, tty: index + 1, text: text.clone() };
+    fn typed(&mut self, text: String, tty: usize, at: Timestamp) -> Event {
+        let input = report::Input { time: at, tty: tty + 1, text: text.clone() };
         Report::push(&mut self.report.inputs, &mut self.report.truncated, input);
-        self.event(EventId::SessionInput, at).with("text", text).with("tty", index + 1)
+        self.event(EventId::SessionInput, at).with("text", text).with("tty", tty + 1)
     }
 
-    /// The recording of a screen; it begins with its first byte.
-    fn cast(&mut self, screen: Screen, call: &Traced, at: Timestamp, folders: &mut Folders) -> Option<usize> {
-        if let Some(index) = self.casts.get(&screen) {
-            return Some(*index);
+    /// Who holds a terminal's master says how large its window is, or how he wants to read it; who has the terminal, whether it echoes.
+    fn terminal_set(&mut self, call: &Traced, at: Timestamp, folders: &Folders) {
+        let kind = call.enter.kind.and_then(FileKind::at);
+        if kind == Some(FileKind::Tty) && SET_ATTRIBUTES.contains(&(call.arguments()[1] & 0xffff_ffff)) {
+            self.prompts.terminal_set(call.enter.tgid, &call.bytes(2));
         }
-        if self.recorded.len() >= CASTS_MAX {
-            self.report.truncated = true;
-            return None;
-        }
-        let name = format!("{}-{}.cast", self.report.id, self.recorded.len() + 1);
-        let file = folders.make_cast(&name);
-        let file =
-            file.inspect_err(|error| tracing::error!(%error, name, "a recording cannot be made")).ok()?;
-        // The format's time stamp has whole seconds: the recording's time begins with the second.
-        let began_ns = (call.enter.time_ns + call.duration_ns)
-            .saturating_sub(at.subsec_nanosecond().unsigned_abs().into());
-        self.recorded.push((Cast::new(file, began_ns, at.as_second()), Line::default()));
-        self.report.tty.push(report::Tty { name, bytes_shown: 0, bytes_typed: 0 });
-        self.casts.insert(screen, self.recorded.len() - 1);
-        Some(self.recorded.len() - 1)
-    }
-
-    fn note_casts(&mut self) {
-        for (tty, (cast, _)) in self.report.tty.iter_mut().zip(&self.recorded) {
-            (tty.bytes_shown, tty.bytes_typed) = (cast.bytes_shown, cast.bytes_typed);
-        }
-    }
-
-    fn resized(&mut self, call: &Traced, at: Timestamp, folders: &mut Folders) {
-        let [_, request, ..] = call.arguments();
-        let master = call.enter.kind.and_then(FileKind::at) == Some(FileKind::PtyMaster);
-        if !master || request & 0xffff_ffff != SET_WINDOW_SIZE || call.result != Some(0) {
-            return;
-        }
-        let Some(&[rows_low, rows_high, columns_low, columns_high, ..]) =
-            call.named(2).and_then(|chunk| chunk.bytes.first_chunk::<8>())
-        else {
+        let master = kind == Some(FileKind::PtyMaster);
+        let words = call.named(2).and_then(|chunk| chunk.bytes.first_chunk::<8>());
+        let Some(words) = words.filter(|_| master && call.result == Some(0)) else {
             return;
         };
-        let size =
-            (u16::from_le_bytes([columns_low, columns_high]), u16::from_le_bytes([rows_low, rows_high]));
-        let screen = Screen::Terminal(call.enter.file);
-        // The size comes before the first byte: the recording begins with it.
-        if let Some(index) = self.cast(screen, call, at, folders)
-            && let Err(error) = self.recorded[index].0.resize(call.enter.time_ns, size)
-        {
-            tracing::error!(%error, session = self.report.id, "a recording cannot be written");
+        let word = |index: usize| u16::from_le_bytes([words[2 * index], words[2 * index + 1]]);
+        let moment = Moment { time_ns: call.enter.time_ns + call.duration_ns, at };
+        match call.arguments()[1] & 0xffff_ffff {
+            SET_WINDOW_SIZE => {
+                let size = (word(1), word(0));
+                self.screens.resize(call.enter.file, size, moment, &mut self.report, folders);
+                self.changed = true;
+            }
+            SET_PACKET_MODE => {
+                let packets = if (word(0), word(1)) == (0, 0) { Packets::Off } else { Packets::On };
+                self.screens.set_packets(call.enter.file, packets);
+            }
+            _ => {}
         }
     }
 
@@ -365,20 +449,27 @@ impl Live {
         }
     }
 
-    fn login(&mut self, at: Timestamp, method: &str, password: Option<String>, success: bool) -> Event {
-        let user = self.user.clone().unwrap_or_default();
+    fn login(&mut self, at: Timestamp, method: &str, password: Option<String>, right: bool) -> Event {
+        let (service, user) = (self.report.service.clone(), self.user.clone().unwrap_or_default());
+        let pid = self.report.pid;
+        self.tried(Tried { service: &service, pid, user, method, password, right }, at)
+    }
+
+    fn tried(&mut self, tried: Tried<'_>, at: Timestamp) -> Event {
+        let Tried { service, pid, user, method, password, right } = tried;
         let login = report::Login {
             time: at,
+            service: service.to_owned(),
             user: user.clone(),
             password: password.clone(),
             method: method.to_owned(),
-            success,
+            success: right,
         };
         Report::push(&mut self.report.logins, &mut self.report.truncated, login);
         self.changed = true;
-        let id = if success { EventId::SessionLogin } else { EventId::SessionLoginFailed };
+        let id = if right { EventId::SessionLogin } else { EventId::SessionLoginFailed };
         let event = self.event(id, at).with("user", user).with("method", method).with("password", password);
-        event.with("service", self.report.service.clone()).with("pid", self.report.pid)
+        event.with("service", service).with("pid", pid)
     }
 
     fn new_user(&mut self, call: &Traced, at: Timestamp, exe: &str, name: &str) -> Option<Event> {
@@ -468,8 +559,6 @@ impl Way {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Shown,
-    Typed,
+fn base(exe: &str) -> &str {
+    exe.rsplit('/').next().unwrap_or(exe)
 }

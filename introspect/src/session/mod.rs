@@ -5,16 +5,19 @@
 
 mod cast;
 mod folders;
+pub mod ftp;
 pub mod guest;
 mod guest_log;
 mod line;
 mod live;
-mod peer;
+pub mod password;
+pub mod peer;
 pub mod privsep;
 pub mod report;
 pub mod samples;
+mod screens;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 
 use events::{Event, EventId};
@@ -28,7 +31,7 @@ pub use folders::Folders;
 use guest::{Found, Guest};
 use live::Live;
 use peer::Peer;
-use samples::{Dirty, Written};
+use samples::Written;
 
 /// Connections that were accepted and have not led to a process, per program.
 const ACCEPTED_MAX: usize = 256;
@@ -62,7 +65,6 @@ pub struct Sessions {
     processes: HashMap<u32, Known>,
     accepted: HashMap<u32, Vec<Accepted>>,
     written: Written,
-    dirty: HashMap<String, Dirty>,
     last: u16,
     events: Vec<Event>,
 }
@@ -78,7 +80,6 @@ impl Sessions {
             processes: HashMap::new(),
             accepted: HashMap::new(),
             written: Written::default(),
-            dirty: HashMap::new(),
             last: 0,
             events: Vec::new(),
         }
@@ -87,6 +88,16 @@ impl Sessions {
     /// Is everything to be recorded? Else only the beginnings of connections are of interest.
     pub fn wanted(&self) -> bool {
         !self.live.is_empty() || !self.accepted.is_empty()
+    }
+
+    /// Those that live.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.live.keys().map(String::as_str)
+    }
+
+    /// The session that this process belongs to.
+    pub fn of_process(&self, pid: u32) -> Option<&str> {
+        self.processes.get(&pid)?.session.as_deref()
     }
 
     /// What there is to tell since the last call.
@@ -100,7 +111,7 @@ impl Sessions {
             return;
         };
         match name {
-            "accept" | "accept4" => self.accept(call, at),
+            "accept" | "accept4" => self.accept(call, at, guest),
             "close" => self.close(call),
             "write" | "writev" | "sendto" | "sendmsg" => self.logged(call, at),
             _ => {}
@@ -122,9 +133,9 @@ impl Sessions {
         };
         let wrote = matches!(name, "write" | "writev" | "pwrite64" | "pwritev") && call.enter.kind.is_none();
         if wrote && call.enter.file != 0 && !live.is_service(&exe) {
-            self.dirty.entry(id.clone()).or_default().wrote(call.enter.file, call.enter.tgid, at, guest);
+            live.dirty.wrote(call.enter.file, call.enter.tgid, at, guest);
         }
-        self.events.extend(live.take(call, name, at, &exe, &mut self.folders));
+        self.events.extend(live.take(call, name, at, &exe, &self.folders));
         if name == "exit_group" {
             self.exited(call.enter.tgid, at, Some(call.arguments()[0] as i32), guest);
         }
@@ -139,9 +150,9 @@ impl Sessions {
             Some("close") if record.kind.is_none() => {
                 let found = guest.written(record.file);
                 if found.is_some()
-                    && let Some(dirty) = self.dirty.get_mut(&id)
+                    && let Some(live) = self.live.get_mut(&id)
                 {
-                    dirty.closed(record.file);
+                    live.dirty.closed(record.file);
                 }
                 found.into_iter().collect()
             }
@@ -150,12 +161,12 @@ impl Sessions {
         };
         for found in found {
             self.written.note(found.file);
-            let how = if found.path.starts_with("/memfd:") { "memfd" } else { "written" };
-            self.keep(&id, &found, how, record.tgid, at);
+            self.keep(&id, &found, "written", record.tgid, at);
         }
     }
 
-    fn keep(&mut self, id: &str, found: &Found, how: &str, pid: u32, at: Timestamp) {
+    fn keep(&mut self, id: &str, found: &Found, why: &str, pid: u32, at: Timestamp) {
+        let how = if found.path.starts_with("/memfd:") { "memfd" } else { why };
         let Some(live) = self.live.get_mut(id) else {
             return;
         };
@@ -169,16 +180,60 @@ impl Sessions {
         }
     }
 
-    /// Processes that were killed make no call: those that are not among the living have ended.
-    pub fn reap(&mut self, alive: &HashSet<u32>, at: Timestamp, guest: &dyn Guest) {
-        let gone: Vec<u32> = self
-            .live
-            .values()
-            .flat_map(|live| live.processes.iter().copied())
-            .filter(|pid| !alive.contains(pid))
-            .collect();
+    /// Goes on with the sessions that another observer of this domain has left. `alive`: the guest's processes, by number, with when they
+    /// began; without it all are taken for living, until [`Sessions::reap`] knows better. What is over, or was another's, ends now.
+    pub fn take_up(&mut self, alive: Option<&HashMap<u32, u64>>, at: Timestamp, guest: &dyn Guest) {
+        let (reports, last) = match self.folders.open_reports(self.domid) {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(%error, "sessions that were open before are not taken up"),
+        };
+        self.last = last;
+        for mut report in reports.into_iter().take(SESSIONS_MAX) {
+            let id = report.id.clone();
+            if report.domain != self.domain || report.domid != self.domid {
+                // An earlier house gave the number to another domain.
+                report.resume = None;
+            }
+            let resumed = report.resume.iter().flat_map(|resume| &resume.alive).cloned();
+            for process in resumed.collect::<Vec<_>>() {
+                let known = Known { session: Some(id.clone()), exe: process.exe };
+                self.processes.insert(process.pid, known);
+            }
+            let live = Live::resumed(report, &self.folders);
+            let is_over = live.processes.is_empty();
+            self.live.insert(id.clone(), live);
+            if is_over {
+                self.finish(&id, at, guest);
+            }
+        }
+        if let Some(alive) = alive {
+            self.reap(alive, at, guest);
+        }
+    }
+
+    /// The domain is gone, and with it everybody in it.
+    pub fn end(&mut self, at: Timestamp, guest: &dyn Guest) {
+        self.reap(&HashMap::new(), at, guest);
+    }
+
+    /// Processes that were killed make no call: those that are not among the living have ended. With each of these is told when it began:
+    /// one that has the number of another is not that one.
+    pub fn reap(&mut self, alive: &HashMap<u32, u64>, at: Timestamp, guest: &dyn Guest) {
+        let mut gone = Vec::new();
+        for live in self.live.values_mut() {
+            for (pid, known_ns) in &mut live.processes {
+                match (alive.get(pid), *known_ns) {
+                    (Some(start_ns), None) => {
+                        *known_ns = Some(*start_ns);
+                        live.changed = true;
+                    }
+                    (Some(start_ns), Some(known_ns)) if *start_ns == known_ns => {}
+                    (Some(_), Some(_)) | (None, _) => gone.push(*pid),
+                }
+            }
+        }
         gone.into_iter().for_each(|pid| self.exited(pid, at, None, guest));
-        let ids: Vec<String> = self.dirty.keys().cloned().collect();
+        let ids: Vec<String> = self.live.keys().cloned().collect();
         ids.iter().for_each(|id| self.keep_quiet(id, at, false, guest));
         self.accepted.retain(|_, list| {
             list.retain(|accepted| at.as_second() - accepted.at.as_second() < ACCEPTED_S);
@@ -191,17 +246,23 @@ impl Sessions {
     /// # Errors
     /// The disk is full, or broken.
     pub fn save(&mut self) -> io::Result<()> {
+        let exe = |pid| self.processes.get(&pid).map(|known| known.exe.clone()).unwrap_or_default();
         self.live.values_mut().filter(|live| live.changed).try_for_each(|live| {
             live.changed = false;
+            live.report.resume = Some(live.resume(exe));
             self.folders.write_report(&live.report)
         })
     }
 
-    fn accept(&mut self, call: &Traced, at: Timestamp) {
+    fn accept(&mut self, call: &Traced, at: Timestamp, guest: &dyn Guest) {
         let Some(fd) = call.result.filter(|result| *result >= 0) else {
             return;
         };
-        let peer = call.address(1).and_then(|chunk| Peer::parse(&chunk.bytes));
+        // inetd does not ask who it is.
+        let peer = match call.address(1) {
+            Some(chunk) => Peer::parse(&chunk.bytes),
+            None => guest.peer(call.enter.task, fd.unsigned_abs()),
+        };
         // From this machine itself, nobody begins a session.
         if let Some(peer) = peer.filter(|peer| !peer.address.is_loopback())
             && self.accepted.len() < ACCEPTED_MAX
@@ -280,7 +341,7 @@ impl Sessions {
         }
         let exe = self.processes.get(&parent).map(|known| known.exe.clone()).unwrap_or_default();
         if let Some(live) = self.live.get_mut(id) {
-            live.processes.insert(child);
+            live.forked(parent, child);
             self.processes.entry(child).or_insert(Known { session: Some(id.to_owned()), exe });
         }
     }
@@ -317,19 +378,18 @@ impl Sessions {
         let argv = guest.arguments(call.enter.task);
         let folder = guest.folder(call.enter.task);
         if let Some(live) = self.live.get_mut(id) {
-            self.events.push(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
+            self.events.extend(live.executed(call, at, exe, live::Started { ppid, argv, folder }));
         }
         let program = guest.program(call.enter.task);
         if let Some((inode, path)) = program.filter(|(inode, path)| self.written.is_foreign(inode.file, path))
             && let Some(contents) = guest.contents(inode)
         {
-            let how = if path.starts_with("/memfd:") { "memfd" } else { "run" };
-            self.keep(id, &Found { path, ..contents }, how, call.enter.tgid, at);
+            self.keep(id, &Found { path, ..contents }, "run", call.enter.tgid, at);
         }
     }
 
     fn keep_quiet(&mut self, id: &str, at: Timestamp, all: bool, guest: &dyn Guest) {
-        let quiet = self.dirty.get_mut(id).map(|dirty| dirty.quiet(at, all, guest)).unwrap_or_default();
+        let quiet = self.live.get_mut(id).map(|live| live.dirty.quiet(at, all, guest)).unwrap_or_default();
         for (pid, found) in quiet {
             self.written.note(found.file);
             self.keep(id, &found, "written", pid, at);
@@ -346,13 +406,15 @@ impl Sessions {
         let Some(live) = self.live.get_mut(&id) else {
             return;
         };
-        self.events.push(live.exited(pid, &known.exe, at, status));
-        if !live.processes.is_empty() {
-            return;
+        self.events.extend(live.exited(pid, &known.exe, at, status));
+        if live.processes.is_empty() {
+            self.finish(&id, at, guest);
         }
-        self.keep_quiet(&id, at, true, guest);
-        self.dirty.remove(&id);
-        if let Some(mut live) = self.live.remove(&id) {
+    }
+
+    fn finish(&mut self, id: &str, at: Timestamp, guest: &dyn Guest) {
+        self.keep_quiet(id, at, true, guest);
+        if let Some(mut live) = self.live.remove(id) {
             self.events.push(live.closed(at));
             if let Err(error) = self.folders.write_report(&live.report) {
                 tracing::error!(%error, session = id, "a session is not written down");

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// Entries of each list; a session that has more says that it is truncated.
 pub const ENTRIES_MAX: usize = 10_000;
+/// Processes of a session that are written down as living.
+pub const ALIVE_MAX: usize = 4096;
 
 /// A session: one connection from outside and all that came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +45,46 @@ pub struct Report {
     pub tty: Vec<Tty>,
     /// There was more than is written here.
     pub truncated: bool,
+    /// What another observer must know to go on with it, while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+}
+
+/// How a session that lives is taken up by another observer.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Resume {
+    /// Its processes, at most [`ALIVE_MAX`].
+    pub alive: Vec<Alive>,
+    /// Its recordings.
+    pub screens: Vec<Screen>,
+    /// As whom its last login was.
+    pub user: Option<String>,
+}
+
+/// A process that lives.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Alive {
+    /// Its number.
+    pub pid: u32,
+    /// When it began, in nanoseconds since boot: another one may have its number later.
+    pub start_ns: u64,
+    /// Its program.
+    pub exe: String,
+}
+
+/// A recording that goes on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Screen {
+    /// Its place in `tty`.
+    pub tty: usize,
+    /// The terminal's open file in the guest; none: of programs without one.
+    pub terminal: Option<u64>,
+    /// The terminal is in packet mode.
+    pub packets: bool,
+    /// When it began, in the domain's system time.
+    pub began_ns: u64,
+    /// And in seconds since 1970.
+    pub timestamp: i64,
 }
 
 /// A login, or a guess.
@@ -50,6 +92,9 @@ pub struct Report {
 pub struct Login {
     /// When.
     pub time: Timestamp,
+    /// The program that asked: the one that took the connection, or `su`, `sudo`, `login`.
+    #[serde(default)]
+    pub service: String,
     /// As whom.
     pub user: String,
     /// With what.

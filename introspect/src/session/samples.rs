@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::folders::Folders;
 use super::guest::{Found, Guest, Inode};
+use super::report;
 
 /// Bytes kept of one file.
 pub const SAMPLE_BYTES_MAX: u64 = 64 << 20;
@@ -103,12 +104,20 @@ pub struct New {
 }
 
 impl Kept {
+    /// What a session has left according to its report.
+    pub fn resumed(samples: &[report::Sample]) -> Kept {
+        Kept {
+            bytes: samples.iter().fold(0, |sum, sample| sum.saturating_add(sample.bytes)),
+            files: samples.iter().map(|sample| (sample.sha256.clone(), sample.path.clone())).collect(),
+        }
+    }
+
     /// Keeps a file; `None`: it is known under that name, empty, or too much.
     ///
     /// # Errors
     /// The disk is full, or broken.
     pub fn keep(&mut self, found: &Found, folders: &Folders) -> io::Result<Option<New>> {
-        let over = self.bytes + found.bytes.len() as u64 > SESSION_BYTES_MAX;
+        let over = self.bytes.saturating_add(found.bytes.len() as u64) > SESSION_BYTES_MAX;
         if found.bytes.is_empty() || over || self.files.len() >= SESSION_FILES_MAX {
             return Ok(None);
         }

@@ -163,13 +163,33 @@ impl Files {
         Ok(inode.u64(self.inode.number))
     }
 
+    /// One descriptor of the task with this `task_struct`.
+    pub(super) fn descriptor(
+        &self,
+        look: &Look<'_>,
+        task: Gva,
+        fd: u32,
+    ) -> Result<Option<Descriptor>, WalkError> {
+        let table = self.table_of(look, task)?;
+        let Some(table) = table.filter(|table| u64::from(fd) < table.u64(self.table.slots)) else {
+            return Ok(None);
+        };
+        let slot = Gva(table.u64(self.table.files).wrapping_add(8 * u64::from(fd)));
+        match look.pointer(slot)? {
+            Gva(0) => Ok(None),
+            at => self.describe(look, fd, at).map(Some),
+        }
+    }
+
     pub(super) fn descriptors(&self, look: &Look<'_>, task: Gva) -> Listing<Descriptor> {
-        self.each(look, task, |fd, at| {
-            let file = self.file.read(look, at)?;
-            let mode = look.u16(self.inode.mode.of(file.pointer(self.file.inode)))?;
-            let file_type = FileType::of_mode(mode.into());
-            Ok(Descriptor { fd, file_type, private: file.pointer(self.file.private) })
-        })
+        self.each(look, task, |fd, at| self.describe(look, fd, at))
+    }
+
+    fn describe(&self, look: &Look<'_>, fd: u32, at: Gva) -> Result<Descriptor, WalkError> {
+        let file = self.file.read(look, at)?;
+        let mode = look.u16(self.inode.mode.of(file.pointer(self.file.inode)))?;
+        let file_type = FileType::of_mode(mode.into());
+        Ok(Descriptor { fd, file_type, private: file.pointer(self.file.private) })
     }
 
     /// What `describe` makes of each descriptor and its `struct file`. One that cannot be described is left out: it is being closed,

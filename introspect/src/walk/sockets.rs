@@ -117,11 +117,18 @@ impl Sockets {
     /// The socket that the task with this `task_struct` has under this descriptor.
     #[must_use]
     pub fn of_descriptor(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Socket> {
-        let descriptors = self.files.descriptors(look, task).items.into_iter();
-        let mut sockets = descriptors.filter(|file| file.file_type == FileType::Socket);
-        let private = sockets.find(|file| file.fd == fd)?.private;
-        let at = look.pointer(self.socket_sock.of(private)).ok().filter(|at| at.0 != 0)?;
+        let descriptor = self.files.descriptor(look, task, fd).ok()??;
+        if descriptor.file_type != FileType::Socket {
+            return None;
+        }
+        let at = look.pointer(self.socket_sock.of(descriptor.private)).ok().filter(|at| at.0 != 0)?;
         self.sock.socket(look, at).ok()
+    }
+
+    /// The other end of the connection that this descriptor of a task is; none, if it is no connection or cannot be read.
+    #[must_use]
+    pub fn remote(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Endpoint> {
+        self.of_descriptor(look, task, fd)?.remote.filter(|end| end.port != 0)
     }
 
     /// Each `struct sock` that a task has open, and who does.
