@@ -83,7 +83,7 @@ fn domain(honeynet: &Honeynet) -> Guest {
     honeynet.write(
         "a.cfg",
         format!(
-            "name='a'\nmemory=256\nkernel={:?}\nramdisk={:?}\nroot='/dev/xvda rw'\nextra='console=hvc0 quiet'\n\
+            "name='a'\nmemory=256\nvcpus=2\nkernel={:?}\nramdisk={:?}\nroot='/dev/xvda rw'\nextra='console=hvc0 quiet'\n\
              disk=['{},raw,xvda,w']\nhn_layer=1\n",
             kernel.vmlinux,
             image.initramfs,
