@@ -171,7 +171,7 @@ impl House {
         file: DomainFile,
         folder: std::path::PathBuf,
         uuid: [u8; 16],
-        saved: Option<Saved>,
+        saved: Option<Arc<Saved>>,
     ) -> Result<Arc<Domain>, HouseError> {
         let name = file.name.clone();
         let domid = self.reserve(&name)?;

@@ -95,7 +95,7 @@ pub struct Plan {
     /// Its uuid.
     pub uuid: [u8; 16],
     /// It goes on where it was saved.
-    pub saved: Option<Saved>,
+    pub saved: Option<Arc<Saved>>,
 }
 
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.

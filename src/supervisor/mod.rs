@@ -23,6 +23,7 @@ mod resources;
 mod run;
 mod saved;
 mod services;
+mod sums;
 
 pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;
