@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make test`. Packages are installed only where they are missing.
 
 PACKAGES_BUILD := gcc binutils make pkg-config libpcap-dev
-PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdump iputils-ping curl chromium chromium-driver nmap sshpass openssh-client qemu-system-x86 python3-venv
+PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdump iputils-ping curl chromium chromium-driver nmap sshpass openssh-client qemu-system-x86 python3-venv sysdig
 
 PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
 # The peer, what compiles the bench's guest, and the clients.

@@ -1,5 +1,5 @@
-//! What a guest may have written to its trace: records are parsed, joined and printed without a panic, and what servers tell each other, what
-//! programs are told that ask for passwords, and what is said at an FTP server is read.
+//! What a guest may have written to its trace: records are parsed, joined, printed and put into a capture without a panic, and what servers
+//! tell each other, what programs are told that ask for passwords, and what is said at an FTP server is read.
 #![no_main]
 
 use introspect::session::ftp::{Cut, Dialog};
@@ -7,11 +7,28 @@ use introspect::session::password::{Place, Prompts};
 use introspect::session::privsep::Stream;
 use introspect::trace::pairing::Pairing;
 use introspect::trace::record::{self, HEAD_BYTES};
+use introspect::trace::scap::{Capture, Facts, Machine};
+use introspect::trace::selection::Selection;
 use introspect::trace::strace;
+use introspect::walk::sockets::Socket;
+use introspect::walk::task::Task;
+
+/// Nothing but the trace is seen.
+struct Blind;
+
+impl Facts for Blind {
+    fn task(&self, _: u64) -> Option<Task> {
+        None
+    }
+    fn socket(&self, _: u64, _: u32) -> Option<Socket> {
+        None
+    }
+}
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut pairing = Pairing::default();
     let mut stream = Stream::default();
+    let (mut capture, mut out) = Capture::begin(&Machine::default(), Selection::default_set());
     let (mut prompts, mut dialog) = (Prompts::default(), Dialog::default());
     let mut rest = bytes;
     while rest.len() >= HEAD_BYTES {
@@ -39,10 +56,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
                     _ => drop(prompts.exited(pid, Some(record.vcpu.cast_signed()))),
                 }
             }
+            capture.enter(&record, record.time_ns, &Blind);
             if let Some(call) = pairing.take(record) {
+                capture.exit(&call, call.enter.time_ns, &Blind);
                 let _ = (strace::line(&call), strace::json(&call));
             }
         }
+        capture.release(&mut out);
         rest = after;
     }
     let _ = record::parse(bytes);

@@ -36,8 +36,8 @@ use crate::trace::rings::Rings;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
 use guard::Guard;
-pub use requests::Request;
 use requests::Requests;
+pub use requests::{Form, Request};
 use walks::Walks;
 use wall_clock::WallClock;
 
@@ -143,6 +143,8 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 }
 
 struct Observer {
+    name: String,
+    ram_bytes: u64,
     rings: Rings,
     pairing: Pairing,
     // What the shim of each vcpu was told last: everything, or only the beginnings of connections.
@@ -188,6 +190,8 @@ impl Observer {
         let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
         let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
+            name: config.name.clone(),
+            ram_bytes: layout.ram_bytes,
             pairing: Pairing::default(),
             wide: vec![None; traces.len()],
             rings: Rings::new(traces.into_iter().map(Ring::new).collect()),
@@ -246,6 +250,7 @@ impl Observer {
     fn record(&mut self, record: Record) {
         if matches!(record.phase, Phase::Enter(_)) {
             self.sessions.before(&record, Timestamp::now(), &self.walks);
+            self.clients.begins(&record, &self.wall, &self.walks);
         }
         if let Some(guard) = &mut self.guard {
             guard.begins(&record);
@@ -254,7 +259,7 @@ impl Observer {
         if let Some(guard) = &mut self.guard {
             guard.ended(&call, self.walks.view());
         }
-        self.clients.show(&call);
+        self.clients.show(&call, &self.wall, &self.walks);
         self.sessions.take(&call, self.wall.at(&call), &self.walks);
     }
 
@@ -325,17 +330,28 @@ impl Observer {
         }
     }
 
+    fn add_client(&mut self, form: Form, socket: OwnedFd, named: Option<Selection>, pid: Option<u32>) {
+        match form {
+            Form::Lines => {
+                self.clients.add(socket, named.unwrap_or_else(Selection::default_set), pid);
+            }
+            Form::Scap => {
+                let vcpus = u32::try_from(self.rings.all().len()).unwrap_or(u32::MAX);
+                let machine = self.walks.machine(&self.name, vcpus, self.ram_bytes);
+                self.clients.add_capture(socket, named, pid, &machine);
+            }
+        }
+    }
+
     fn serve(&mut self, request: Request, socket: OwnedFd) {
         match request {
-            Request::Trace { calls, pid } => {
-                match calls.as_deref().map_or_else(|| Ok(Selection::default_set()), Selection::named) {
-                    Ok(selection) => {
-                        self.clients.add(socket, selection, pid);
-                        self.select_all();
-                    }
-                    Err(error) => requests::refuse(&socket, &error),
+            Request::Trace { form, calls, pid } => match calls.as_deref().map(Selection::named).transpose() {
+                Ok(named) => {
+                    self.add_client(form, socket, named, pid);
+                    self.select_all();
                 }
-            }
+                Err(error) => requests::refuse(&socket, &error),
+            },
             Request::Ps => requests::give(&socket, self.walks.ps()),
             Request::Lsof { pid } => requests::give(&socket, self.walks.lsof(pid)),
             Request::Netstat => requests::give(&socket, self.walks.netstat()),

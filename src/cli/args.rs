@@ -118,7 +118,9 @@ pub enum Command {
         name: Option<String>,
     },
     /// Print a domain's system calls as they happen, in strace's style; nothing in the guest shows it.
-    #[command(after_help = "Example: honeynet trace ssh-server -e openat,execve")]
+    #[command(
+        after_help = "Example: honeynet trace ssh-server -e openat,execve\n         honeynet trace ssh-server --scap ssh.scap --seconds 60; sysdig -r ssh.scap proc.name=sshd"
+    )]
     Trace(Trace),
     /// List a guest's processes, read from its memory; rootkits hide nothing from it.
     #[command(after_help = "Example: honeynet ps ssh-server")]
@@ -263,6 +265,12 @@ pub struct Trace {
     /// Only this process of the guest.
     #[arg(short, value_name = "PID")]
     pub pid: Option<u32>,
+    /// Write a capture to this file instead, for sysdig, Falco and Stratoshark.
+    #[arg(long, value_name = "FILE")]
+    pub scap: Option<PathBuf>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
 }
 
 /// Options of `sessions`.

@@ -1,7 +1,7 @@
 //! The command line's end of the supervisor's socket.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,6 +22,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// A connection.
 pub struct Connection {
     reader: BufReader<UnixStream>,
+    end: Option<Instant>,
 }
 
 impl Connection {
@@ -34,7 +35,7 @@ impl Connection {
     /// To the supervisor, if one runs.
     pub fn try_open(state: &State) -> Result<Option<Connection>, Failure> {
         match UnixStream::connect(state.socket()) {
-            Ok(socket) => Ok(Some(Connection { reader: BufReader::new(socket) })),
+            Ok(socket) => Ok(Some(Connection { reader: BufReader::new(socket), end: None })),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                 Ok(None)
             }
@@ -92,7 +93,35 @@ impl Connection {
     /// The next line after an answer that goes on; none at its end.
     pub fn line(&mut self) -> Result<Option<String>, Failure> {
         let mut line = String::new();
-        Ok((self.reader.read_line(&mut line)? > 0).then_some(line))
+        let count = self.until_end(|reader| reader.read_line(&mut line))?;
+        Ok((count > 0).then_some(line))
+    }
+
+    /// Bytes after an answer that goes on; 0 at its end.
+    pub fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Failure> {
+        self.until_end(|reader| reader.read(bytes))
+    }
+
+    /// Answers that go on end after this time.
+    pub fn end_after(&mut self, time: Duration) {
+        self.end = Instant::now().checked_add(time);
+    }
+
+    fn until_end(
+        &mut self,
+        read: impl FnOnce(&mut BufReader<UnixStream>) -> io::Result<usize>,
+    ) -> Result<usize, Failure> {
+        if let Some(end) = self.end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(0);
+            }
+            self.reader.get_ref().set_read_timeout(Some(left))?;
+        }
+        match read(&mut self.reader) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            done => Ok(done?),
+        }
     }
 
     /// The bytes that came after the last answer, and the socket: for the console.

@@ -1,47 +1,31 @@
-//! Commands that look into a running guest. Its observer answers on our connection.
+//! Commands that look into a running guest: what its observer has answered.
 
 use std::io::{self, Write};
 
-use introspect::observer::Request as Question;
 use serde_json::Value;
 
-use super::args::Trace;
+use super::Failure;
 use super::domains::Printer;
-use super::{Connection, Failure};
-use crate::supervisor::protocol::Request;
 
-/// `trace`: until it is interrupted, or the domain is gone.
-pub fn trace(mut connection: Connection, out: &Printer, wanted: Trace) -> Result<(), Failure> {
-    let question = Question::Trace { calls: wanted.expression, pid: wanted.pid };
-    connection.request(&Request::Observe { name: wanted.name, question })?;
-    let mut stdout = io::stdout().lock();
-    while let Some(line) = connection.line()? {
-        if out.json {
-            write!(stdout, "{line}")?;
-        } else {
-            print(&mut stdout, &serde_json::from_str(&line)?)?;
-        }
-        stdout.flush()?;
-    }
-    Ok(())
-}
+/// Prints an answer for people.
+pub type Table = fn(&mut dyn Write, &Value) -> io::Result<()>;
 
-fn print(out: &mut impl Write, call: &Value) -> io::Result<()> {
-    if let Some(lost) = call["lost"].as_u64() {
-        return writeln!(out, "[{lost} calls were not shown: this terminal is too slow]");
-    }
-    let seconds = call["time_ns"].as_u64().unwrap_or(0) as f64 / 1e9;
-    let (tid, line) = (&call["tid"], call["line"].as_str().unwrap_or(""));
-    writeln!(out, "[pid {tid}] {seconds:.6} {line}")
-}
-
-/// `ps`, with the columns of `ps -eo`.
-pub fn ps(answer: &Value, out: &Printer) -> Result<(), Failure> {
+/// An answer as JSON, or as this table with why there may be more.
+pub fn show(answer: &Value, out: &Printer, table: Table) -> Result<(), Failure> {
     if out.json {
         return out.tree(answer);
     }
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{:>7} {:>7} {:>6} S {:<8} COMMAND", "PID", "PPID", "UID", "TTY")?;
+    table(&mut stdout, answer)?;
+    if let Some(why) = answer["incomplete"].as_str() {
+        writeln!(stdout, "There may be more: {why}")?;
+    }
+    Ok(())
+}
+
+/// `ps`, with the columns of `ps -eo`.
+pub fn ps(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
+    writeln!(out, "{:>7} {:>7} {:>6} S {:<8} COMMAND", "PID", "PPID", "UID", "TTY")?;
     for task in answer["processes"].as_array().into_iter().flatten() {
         let arguments = task["command_line"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let arguments: Vec<&str> = arguments.collect();
@@ -52,19 +36,15 @@ pub fn ps(answer: &Value, out: &Printer) -> Result<(), Failure> {
         let state = task["state"].as_str().unwrap_or("?");
         let (pid, ppid, uid) = (&task["tgid"], &task["ppid"], &task["rights"]["uid"]);
         let (pid, ppid, uid) = (pid.to_string(), ppid.to_string(), uid.to_string());
-        writeln!(stdout, "{pid:>7} {ppid:>7} {uid:>6} {state} {tty:<8} {}", plain(&command))?;
+        writeln!(out, "{pid:>7} {ppid:>7} {uid:>6} {state} {tty:<8} {}", plain(&command))?;
     }
-    more(&mut stdout, answer)
+    Ok(())
 }
 
 /// `lsof`, with its columns.
-pub fn lsof(answer: &Value, out: &Printer) -> Result<(), Failure> {
-    if out.json {
-        return out.tree(answer);
-    }
-    let mut stdout = io::stdout().lock();
+pub fn lsof(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     writeln!(
-        stdout,
+        out,
         "{:<16} {:>7} {:>6} {:>5} {:<10} {:>12} {:>9} NAME",
         "COMMAND", "PID", "UID", "FD", "TYPE", "SIZE/OFF", "NODE"
     )?;
@@ -75,22 +55,18 @@ pub fn lsof(answer: &Value, out: &Printer) -> Result<(), Failure> {
         let (pid, uid, size, inode) =
             (number(&row["pid"]), number(&row["uid"]), number(&file["size"]), number(&file["inode"]));
         writeln!(
-            stdout,
+            out,
             "{comm:<16} {pid:>7} {uid:>6} {fd:>5} {:<10} {size:>12} {inode:>9} {name}",
             word(&file["file_type"])
         )?;
     }
-    more(&mut stdout, answer)
+    Ok(())
 }
 
 /// `netstat -anp`, with its columns.
-pub fn netstat(answer: &Value, out: &Printer) -> Result<(), Failure> {
-    if out.json {
-        return out.tree(answer);
-    }
-    let mut stdout = io::stdout().lock();
+pub fn netstat(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     writeln!(
-        stdout,
+        out,
         "{:<8} {:>6} {:>6} {:<26} {:<26} {:<12} PID/Program",
         "Proto", "Recv-Q", "Send-Q", "Local Address", "Foreign Address", "State"
     )?;
@@ -104,7 +80,7 @@ pub fn netstat(answer: &Value, out: &Printer) -> Result<(), Failure> {
             rows(socket, "owners").map(|owner| format!("{}/{}", owner["pid"], plain(word(&owner["comm"]))));
         let owners: Vec<String> = owners.collect();
         writeln!(
-            stdout,
+            out,
             "{:<8} {:>6} {:>6} {local:<26} {:<26} {:<12} {}",
             word(&socket["protocol"]),
             number(&socket["receive_queue"]),
@@ -114,35 +90,27 @@ pub fn netstat(answer: &Value, out: &Printer) -> Result<(), Failure> {
             owners.join(" ")
         )?;
     }
-    more(&mut stdout, answer)
+    Ok(())
 }
 
 /// `lsmod`, with its columns.
-pub fn modules(answer: &Value, out: &Printer) -> Result<(), Failure> {
-    if out.json {
-        return out.tree(answer);
-    }
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{:<24} {:>8}  Used by", "Module", "Size")?;
+pub fn modules(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
+    writeln!(out, "{:<24} {:>8}  Used by", "Module", "Size")?;
     for module in rows(answer, "modules") {
         let used: Vec<&str> = rows(module, "used_by").filter_map(Value::as_str).collect();
         let (name, used) = (plain(word(&module["name"])), plain(&used.join(",")));
-        writeln!(stdout, "{name:<24} {:>8}  {} {used}", number(&module["size"]), module["references"])?;
+        writeln!(out, "{name:<24} {:>8}  {} {used}", number(&module["size"]), module["references"])?;
     }
-    more(&mut stdout, answer)
+    Ok(())
 }
 
 /// `dmesg`.
-pub fn dmesg(answer: &Value, out: &Printer) -> Result<(), Failure> {
-    if out.json {
-        return out.tree(answer);
-    }
-    let mut stdout = io::stdout().lock();
+pub fn dmesg(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     for record in rows(answer, "records") {
         let seconds = record["time_ns"].as_u64().unwrap_or(0) as f64 / 1e9;
-        writeln!(stdout, "[{seconds:>12.6}] {}", plain(word(&record["text"])))?;
+        writeln!(out, "[{seconds:>12.6}] {}", plain(word(&record["text"])))?;
     }
-    more(&mut stdout, answer)
+    Ok(())
 }
 
 fn rows<'a>(answer: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
@@ -155,13 +123,6 @@ fn word(value: &Value) -> &str {
 
 fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
-}
-
-fn more(stdout: &mut impl Write, answer: &Value) -> Result<(), Failure> {
-    if let Some(why) = answer["incomplete"].as_str() {
-        writeln!(stdout, "There may be more: {why}")?;
-    }
-    Ok(())
 }
 
 /// An intruder's text without what a terminal would obey.

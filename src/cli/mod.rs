@@ -12,6 +12,7 @@ mod reports;
 mod roles;
 mod sessions;
 mod symbols;
+mod trace;
 mod up;
 
 pub use args::Arguments;
@@ -30,7 +31,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let state = State::new(std::path::absolute(state)?);
     let out = domains::Printer { json };
     let ask = |request: Request| Connection::open(&state)?.request(&request);
-    let observe = |name: String, question: Question| ask(Request::Observe { name, question });
+    let observe = |name: String, question: Question, table: introspection::Table| {
+        introspection::show(&ask(Request::Observe { name, question })?, &out, table)
+    };
     match command {
         Command::Create(create) => domains::create(&state, &file, &out, create),
         Command::List { name } => out.list(&ask(Request::List { name })?),
@@ -45,17 +48,17 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Info { name: None } => out.tree(&ask(Request::Info)?),
         Command::Info { name: Some(name) } => out.tree(&ask(Request::DomainInfo { name })?),
         Command::Dmesg { name: Some(name), vmm: false } => {
-            introspection::dmesg(&observe(name, Question::Dmesg)?, &out)
+            observe(name, Question::Dmesg, introspection::dmesg)
         }
         Command::Dmesg { name, .. } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
         Command::VcpuSet { name, vcpus } => out.done(&ask(Request::VcpuSet { name, vcpus })?),
         Command::VcpuList { name } => out.vcpus(&ask(Request::VcpuList { name })?),
-        Command::Trace(wanted) => introspection::trace(Connection::open(&state)?, &out, wanted),
-        Command::Ps { name } => introspection::ps(&observe(name, Question::Ps)?, &out),
-        Command::Lsof { name, pid } => introspection::lsof(&observe(name, Question::Lsof { pid })?, &out),
-        Command::Netstat { name } => introspection::netstat(&observe(name, Question::Netstat)?, &out),
-        Command::Modules { name } => introspection::modules(&observe(name, Question::Modules)?, &out),
+        Command::Trace(wanted) => trace::trace(Connection::open(&state)?, &out, wanted),
+        Command::Ps { name } => observe(name, Question::Ps, introspection::ps),
+        Command::Lsof { name, pid } => observe(name, Question::Lsof { pid }, introspection::lsof),
+        Command::Netstat { name } => observe(name, Question::Netstat, introspection::netstat),
+        Command::Modules { name } => observe(name, Question::Modules, introspection::modules),
         Command::Sessions(wanted) => sessions::list(&state, &out, &wanted),
         Command::Play(wanted) => sessions::play(&state, &wanted),
         Command::Net => out.tree(&ask(Request::Net)?),

@@ -15,12 +15,26 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// How long an asker may take to read an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How calls are told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// A JSON object a line.
+    #[default]
+    Lines,
+    /// A capture of sysdig's.
+    Scap,
+}
+
 /// A question.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// System calls as they happen, a JSON object a line, until the asker goes.
+    /// System calls as they happen, until the asker goes.
     Trace {
+        /// How they are told.
+        #[serde(default)]
+        form: Form,
         /// Which, by name with commas between; the default set if none are named.
         calls: Option<String>,
         /// Only this process.

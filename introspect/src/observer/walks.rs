@@ -11,13 +11,15 @@ use crate::session::guest::{Found, Guest, Inode};
 use crate::session::peer::Peer;
 use crate::session::samples::SAMPLE_BYTES_MAX;
 use crate::symbols::Symbols;
+use crate::trace::scap::{Facts, Machine};
 use crate::view::layout::Unknown;
 use crate::view::{OpenError, View};
 use crate::walk::files::{Access, FileType, Files, OpenFile};
 use crate::walk::log::{self, Log};
 use crate::walk::modules::{self, Modules};
 use crate::walk::page_cache::{self, PageCache};
-use crate::walk::sockets::{self, Sockets};
+use crate::walk::sockets::{self, Socket, Sockets};
+use crate::walk::task::Task;
 use crate::walk::tasks::{STEPS_MAX, Tasks, Threads};
 use crate::walk::{Listing, WalkError};
 
@@ -124,6 +126,23 @@ impl Walks {
         Ok(shown("records", have(&self.log)?.list(&self.view.look(log::STEPS_MAX))))
     }
 
+    /// What a capture begins with, as much of it as can be seen.
+    pub fn machine(&self, name: &str, vcpus: u32, memory_bytes: u64) -> Machine {
+        let mut machine = Machine { name: name.to_owned(), vcpus, memory_bytes, ..Machine::default() };
+        let Ok(tasks) = &self.tasks else { return machine };
+        machine.tasks = tasks.list(&self.view.look(STEPS_MAX), Threads::All).items;
+        let processes = machine.tasks.iter().filter(|task| task.pid == task.tgid && !task.kernel_thread);
+        let processes: Vec<Task> = processes.cloned().collect();
+        if let Ok(sockets) = &self.sockets {
+            machine.sockets = sockets.list(&self.view.look(sockets::STEPS_MAX), &processes).items;
+        }
+        if let Ok(files) = &self.files {
+            let of = |task: &Task| (task.pid, files.list(&self.view.look(STEPS_MAX), task.at).items);
+            machine.files = processes.iter().map(of).collect();
+        }
+        machine
+    }
+
     /// Processes that live, with when they began; `None` where the list is not whole, for then one that is missing may live.
     pub fn alive(&self) -> Option<HashMap<u32, u64>> {
         let listing = self.tasks.as_ref().ok()?.list(&self.view.look(STEPS_MAX), Threads::First);
@@ -156,6 +175,16 @@ impl Walks {
 
 fn is_written(access: Access) -> bool {
     matches!(access, Access::Write | Access::ReadWrite)
+}
+
+impl Facts for Walks {
+    fn task(&self, task: u64) -> Option<Task> {
+        self.tasks.as_ref().ok()?.task(&self.view.look(TASK_STEPS_MAX), Gva(task)).ok()
+    }
+
+    fn socket(&self, task: u64, fd: u32) -> Option<Socket> {
+        self.sockets.as_ref().ok()?.of_descriptor(&self.view.look(TASK_STEPS_MAX), Gva(task), fd)
+    }
 }
 
 impl Guest for Walks {

@@ -26,8 +26,12 @@ impl WallClock {
 
     /// When this call ended.
     pub fn at(&self, call: &Traced) -> Timestamp {
+        self.time(call.enter.time_ns.saturating_add(call.duration_ns))
+    }
+
+    /// The time of day at this system time.
+    pub fn time(&self, system_ns: u64) -> Timestamp {
         let now = Timestamp::now();
-        let system_ns = call.enter.time_ns.saturating_add(call.duration_ns);
         self.told(system_ns)
             .filter(|told| (0..AGE_MAX_NS).contains(&(now.as_nanosecond() - told.as_nanosecond())))
             .unwrap_or(now)

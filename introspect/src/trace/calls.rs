@@ -2,7 +2,7 @@
 //!
 //! The letters: `d` signed, `u` unsigned, `x` hexadecimal or a pointer, `O` octal, `P` open flags, `G` a signal, `f` descriptor, `F` directory's
 //! descriptor, `s` string, `S` strings, `i` bytes in, `o` bytes out, `v`/`V` vector in/out, `m`/`M` message in/out, `a`/`A` address
-//! in/out, `t` 16 bytes in, `K` `struct stat` out.
+//! in/out, `t` 16 bytes in, `K` `struct stat` out, `p` two descriptors out.
 
 /// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub const CALLS: [Call; 362] = [
     call(19, "readv", "fVu"),
     call(20, "writev", "fvu"),
     call(21, "access", "sO"),
-    call(22, "pipe", "x"),
+    call(22, "pipe", "p"),
     call(23, "select", "dxxxx"),
     call(24, "sched_yield", ""),
     call(25, "mremap", "xuuxx"),
@@ -75,7 +75,7 @@ pub const CALLS: [Call; 362] = [
     call(50, "listen", "fd"),
     call(51, "getsockname", "fAx"),
     call(52, "getpeername", "fAx"),
-    call(53, "socketpair", "dddx"),
+    call(53, "socketpair", "dddp"),
     call(54, "setsockopt", "fddxu"),
     call(55, "getsockopt", "fddxx"),
     call(56, "clone", "xxxxx"),
@@ -315,7 +315,7 @@ pub const CALLS: [Call; 362] = [
     call(290, "eventfd2", "ux"),
     call(291, "epoll_create1", "x"),
     call(292, "dup3", "ffx"),
-    call(293, "pipe2", "xx"),
+    call(293, "pipe2", "px"),
     call(294, "inotify_init1", "x"),
     call(295, "preadv", "fVudd"),
     call(296, "pwritev", "fvudd"),
@@ -368,9 +368,9 @@ pub const CALLS: [Call; 362] = [
     call(432, "fsmount", "fxx"),
     call(433, "fspick", "Fsx"),
     call(434, "pidfd_open", "dx"),
-    call(435, "clone3", "xu"),
+    call(435, "clone3", "tu"),
     call(436, "close_range", "uux"),
-    call(437, "openat2", "Fsxu"),
+    call(437, "openat2", "Fstu"),
     call(438, "pidfd_getfd", "fdx"),
     call(439, "faccessat2", "FsOx"),
     call(440, "process_madvise", "fxudx"),

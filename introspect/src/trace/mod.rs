@@ -1,10 +1,11 @@
 //! The system-call trace: what is recorded ([`selection`]), its records ([`record`]), the rings they come from ([`ring`], [`rings`]), calls made of
-//! beginnings and ends ([`pairing`]), and how they are printed ([`strace`]).
+//! beginnings and ends ([`pairing`]), and how they are shown: as strace prints them ([`strace`]), as sysdig stores them ([`scap`]).
 
 pub mod calls;
 pub mod pairing;
 pub mod record;
 pub mod ring;
 pub mod rings;
+pub mod scap;
 pub mod selection;
 pub mod strace;

@@ -56,6 +56,13 @@ impl Traced {
         }
     }
 
+    /// The two descriptors that the call has made.
+    pub fn pair(&self, argument: u8) -> Option<[i32; 2]> {
+        let bytes = &self.named(argument)?.bytes;
+        let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| i32::from_le_bytes(*word));
+        Some([word(0)?, word(4)?])
+    }
+
     /// All bytes that went through this argument.
     pub fn bytes(&self, argument: u8) -> Vec<u8> {
         let take = |chunks: &[Chunk]| -> Vec<u8> {

@@ -50,6 +50,16 @@ const KNOWN_ONLY: [&str; 5] = ["read", "readv", "pread64", "preadv", "ioctl"];
 const SYNC_ENTER: [&str; 1] = ["exit_group"];
 const SYNC_LEAVE: [&str; 4] = ["execve", "execveat", "accept", "accept4"];
 
+/// What changes which files and processes there are: who reads a capture must know it to name a descriptor.
+#[rustfmt::skip]
+const STATE: [&str; 38] = [
+    "open", "openat", "openat2", "creat", "close", "dup", "dup2", "dup3", "fcntl", "pipe", "pipe2", "socket", "socketpair", "connect", "bind",
+    "accept", "accept4", "eventfd", "eventfd2", "chdir", "fchdir", "chroot", "fork", "vfork", "clone", "clone3", "execve", "execveat", "exit",
+    "exit_group", "setuid", "setgid", "setresuid", "setresgid", "setsid", "setpgid", "setns", "unshare",
+];
+/// Of these, those at whose end the process is looked at before it goes on.
+const LOOKED_AT: [&str; 4] = ["execve", "execveat", "accept", "accept4"];
+
 /// Files that are told apart, in the order in which the shim is given them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "their operations' names say it")]
@@ -139,6 +149,21 @@ impl Selection {
     pub fn connections() -> Selection {
         let of = |name| calls::by_name(name).map(|call| call.number);
         Selection { numbers: ["accept", "accept4"].into_iter().filter_map(of).collect(), plain: false }
+    }
+
+    /// What a capture needs beside what it shows.
+    pub fn state() -> [Selection; 2] {
+        let of = |name: &&str| calls::by_name(name).map(|call| call.number);
+        let of = |names: &[&str]| names.iter().filter_map(of).collect();
+        [Selection { numbers: of(&STATE), plain: true }, Selection { numbers: of(&LOOKED_AT), plain: false }]
+    }
+
+    /// These calls and those.
+    #[must_use]
+    pub fn and(mut self, other: &Selection) -> Selection {
+        self.numbers
+            .extend(other.numbers.iter().filter(|number| !self.numbers.contains(number)).collect::<Vec<_>>());
+        self
     }
 
     /// These calls, by name, as `strace -e` takes them: `openat,read`; `all` is every one.
@@ -239,6 +264,7 @@ fn argument(letter: char, compat: bool) -> Argument {
         'M' => Argument::MessageOut,
         'S' => Argument::Strings,
         't' => Argument::In16,
+        'p' => Argument::Out16,
         'K' => Argument::Out144,
         _ => Argument::Value,
     }
@@ -283,6 +309,7 @@ mod tests {
     #[test]
     fn the_default_set_names_calls_that_are_there() {
         assert_eq!(Selection::default_set().numbers.len(), DEFAULT.len());
+        assert_eq!(Selection::state().map(|state| state.numbers.len()), [STATE.len(), LOOKED_AT.len()]);
     }
 
     #[test]

@@ -98,6 +98,9 @@ fn argument(call: &Traced, letter: char, index: u8, value: u64) -> String {
             .address(index)
             .and_then(|chunk| socket_address(&chunk.bytes))
             .unwrap_or_else(|| pointer(value)),
+        'p' => {
+            call.pair(index).map_or_else(|| pointer(value), |[first, second]| format!("[{first}, {second}]"))
+        }
         'v' | 'V' | 'm' | 'M' => vector(call, index, value),
         _ => pointer(value),
     }
@@ -289,6 +292,7 @@ mod tests {
                 traced(59, [1, 1, 1, 0, 0, 0], &[(0, b"/bin/ls"), (1, b"ls"), (1, b"-l"), (2, b"A=b")], 0),
                 "execve(\"/bin/ls\", [\"ls\", \"-l\"], [\"A=b\"]) = 0",
             ),
+            (traced(22, [1, 0, 0, 0, 0, 0], &[(0, b"\x03\0\0\0\x04\0\0\0")], 0), "pipe([3, 4]) = 0"),
             (traced(3, [9, 0, 0, 0, 0, 0], &[], -9), "close(9) = -1 EBADF (Bad file number)"),
             (
                 traced(

@@ -114,15 +114,21 @@ impl Sockets {
         listing
     }
 
-    /// The other end of the connection that this descriptor of a task is; none, if it is no connection or cannot be read.
+    /// The socket that the task with this `task_struct` has under this descriptor.
     #[must_use]
-    pub fn remote(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Endpoint> {
+    pub fn of_descriptor(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Socket> {
         let descriptor = self.files.descriptor(look, task, fd).ok()??;
         if descriptor.file_type != FileType::Socket {
             return None;
         }
-        let at = look.pointer(self.socket_sock.of(descriptor.private)).ok()?;
-        self.sock.socket(look, at).ok()?.remote.filter(|end| end.port != 0)
+        let at = look.pointer(self.socket_sock.of(descriptor.private)).ok().filter(|at| at.0 != 0)?;
+        self.sock.socket(look, at).ok()
+    }
+
+    /// The other end of the connection that this descriptor of a task is; none, if it is no connection or cannot be read.
+    #[must_use]
+    pub fn remote(&self, look: &Look<'_>, task: Gva, fd: u32) -> Option<Endpoint> {
+        self.of_descriptor(look, task, fd)?.remote.filter(|end| end.port != 0)
     }
 
     /// Each `struct sock` that a task has open, and who does.

@@ -94,6 +94,8 @@ pub struct Task {
     pub ppid: u32,
     /// Session: the first process of its login.
     pub sid: u32,
+    /// Process group: what one command line of a shell has started.
+    pub pgid: u32,
     /// Name: 15 bytes of the program's, unless it gave itself another.
     pub comm: String,
     /// As `ps` prints it: R running, S sleeping, D waiting for a disk, T stopped, t traced, X dead, Z zombie, P parked, I idle.
@@ -162,6 +164,7 @@ pub(super) struct TaskParts {
 pub(super) struct Process {
     ppid: u32,
     sid: u32,
+    pgid: u32,
     exe: Option<String>,
     command_line: Vec<String>,
     cwd: Option<String>,
@@ -193,7 +196,7 @@ impl TaskParts {
             ..Process::default()
         };
         if let Some(signal) = task.target(self.task.signal).and_then(|at| self.signal.read(look, at).ok()) {
-            process.sid = self.session(look, &signal).unwrap_or(0);
+            [process.pgid, process.sid] = self.groups(look, &signal);
             process.tty = signal.target(self.signal.tty).and_then(|tty| self.tty_name(look, tty));
         }
         let mm = task.target(self.task.mm).filter(|_| !self.is_kernel_thread(task));
@@ -207,13 +210,14 @@ impl TaskParts {
 
     /// A task, with what is known of its process.
     pub(super) fn task(&self, look: &Look<'_>, task: &Snapshot, process: Process) -> Result<Task, WalkError> {
-        let Process { ppid, sid, exe, command_line, cwd, tty } = process;
+        let Process { ppid, sid, pgid, exe, command_line, cwd, tty } = process;
         Ok(Task {
             at: task.at,
             pid: task.u32(self.task.pid),
             tgid: task.u32(self.task.tgid),
             ppid,
             sid,
+            pgid,
             comm: task.text(self.task.comm),
             state: state_letter(task.u64(self.task.state), task.u64(self.task.exit_state)),
             kernel_thread: self.is_kernel_thread(task),
@@ -240,12 +244,16 @@ impl TaskParts {
         self.paths.name(look, at).ok().flatten()
     }
 
-    fn session(&self, look: &Look<'_>, signal: &Snapshot) -> Option<u32> {
-        // `PIDTYPE_SID` of `include/linux/pid_types.h`: the last of four, or of three before 4.19.
+    /// Process group and session, or zeros.
+    fn groups(&self, look: &Look<'_>, signal: &Snapshot) -> [u32; 2] {
+        // `PIDTYPE_PGID` and `PIDTYPE_SID` of `include/linux/pid_types.h`: the last two of four, or of three before 4.19.
         let pids = signal.bytes(self.signal.pids);
-        let last = pids.last_chunk::<8>().map(|word| Gva(u64::from_le_bytes(*word)))?;
-        // The number in the first namespace comes first, and is a `upid`'s first member.
-        look.u32(self.pid.numbers.of(last)).ok()
+        [2, 1].map(|from_end| {
+            let at = pids.len().checked_sub(8 * from_end).and_then(|at| pids[at..].first_chunk());
+            let pid = at.map(|word| Gva(u64::from_le_bytes(*word)));
+            // The number in the first namespace comes first, and is a `upid`'s first member.
+            pid.and_then(|pid| look.u32(self.pid.numbers.of(pid)).ok()).unwrap_or(0)
+        })
     }
 
     fn tty_name(&self, look: &Look<'_>, tty: Gva) -> Option<String> {
