@@ -287,6 +287,9 @@ impl Machine {
                 Vcpu::new(&vm, place, backend, layout.window_va(index), start.cr3.0)
             })
             .collect::<Result<_, _>>()?;
+        if layout.vcpus > 1 {
+            of_kvm.iter().zip(vcpus.areas()).for_each(|(vcpu, area)| vcpu.tell_preemption(area.steal_gpa()));
+        }
         let clock = Clock::start(of_kvm[0].tsc_khz()?);
         set_shared_info(&memory, &layout, &clock)?;
         vcpus.areas().iter().for_each(|area| set_clock(area, &clock));
