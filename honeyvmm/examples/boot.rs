@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Machine, Parts, VcpuCounts};
+use honeyvmm::machine::{Boot, Machine, Origin, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, Region};
 use honeyvmm::shim::{Layout, SHIM_GPA};
 
@@ -37,9 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         domid: 1,
         name: "boot",
         uuid: [0; 16],
-        kernel: &kernel,
-        ramdisk: Some(&ramdisk),
-        cmdline: &cmdline,
+        origin: Origin::Boot(Boot { kernel: &kernel, ramdisk: Some(&ramdisk), cmdline: &cmdline }),
         console: console.into(),
         devices: Vec::new(),
     })?;

@@ -12,6 +12,9 @@ enum { TRACE_FULL = 1, TRACE_BELL = 2, TRACE_SYNC = 3 };
 #define VECTORS_MAX 16
 #define USER_END 0x0000800000000000ul
 #define FMODE_WRITE 2
+#define S_IFMT 0170000u
+#define S_IFREG 0100000u
+#define DESCRIPTORS_MAX 256u
 #define PROBES 8
 /* Linux' errno.h: the call is made again. What the program never sees, strace shows. */
 #define ERESTARTSYS 512
@@ -263,6 +266,32 @@ static u64 file_of(u64 task, u64 fd)
 	return word(word(table + trace.at[AT_FDT_FD]) + 8 * (u32)fd);
 }
 
+/* Is it a regular file, open for writing? Also one without a name. */
+static int is_written(u64 file)
+{
+	u16 mode = 0;
+
+	if (!file || !(half(file + trace.at[AT_FILE_MODE]) & FMODE_WRITE))
+		return 0;
+	take(&mode, word(file + trace.at[AT_FILE_INODE]) + trace.at[AT_INODE_MODE], 2);
+	return (mode & S_IFMT) == S_IFREG;
+}
+
+/* Has the task such a file? With more descriptors than are looked at, it may. */
+static int holds_written(u64 task)
+{
+	u64 table = word(word(task + trace.at[AT_TASK_FILES]) + trace.at[AT_FILES_FDT]);
+	u32 descriptors = half(table + trace.at[AT_FDT_MAX_FDS]);
+	u64 files = word(table + trace.at[AT_FDT_FD]);
+
+	if (descriptors > DESCRIPTORS_MAX)
+		return 1;
+	for (u32 fd = 0; fd < descriptors; fd++)
+		if (is_written(word(files + 8 * fd)))
+			return 1;
+	return 0;
+}
+
 /* How much is kept of a file's bytes; `*known`: 1 + its place among those that were asked for, or 0. */
 static u64 file_cap(u64 file, int *known)
 {
@@ -336,7 +365,7 @@ void trace_enter(int compat)
 			cap = file_cap(file, &known);
 		if (spec & SPEC_KNOWN_FILE && !known)
 			return;
-		if (spec & SPEC_WRITTEN && !(file && half(file + trace.at[AT_FILE_MODE]) & FMODE_WRITE))
+		if (spec & SPEC_WRITTEN && !is_written(file))
 			return;
 	}
 	struct pen pen = reserve(bound(spec, args, cap));
@@ -353,8 +382,7 @@ void trace_enter(int compat)
 		if (kind_of(spec, i) && put_before(&pen, kind_of(spec, i), i, args, cap))
 			again |= 1ul << (32 + i);
 	publish(&pen);
-	/* What goes through terminals and sockets does not vanish with the descriptor. */
-	if (spec & SPEC_SYNC_ENTER && !known)
+	if (spec & SPEC_SYNC_ENTER && (spec & SPEC_FILE ? is_written(file) : holds_written(task)))
 		sync();
 	if (spec & SPEC_NO_RETURN)
 		return;

@@ -32,6 +32,8 @@ pub struct DomainConfig {
     pub kernel_fd: RawFd,
     /// The initramfs.
     pub ramdisk_fd: Option<RawFd>,
+    /// Of a saved domain, its state (JSON); RAM and the shim's memory hold what they held then, and kernel and initramfs are not looked at.
+    pub state_fd: Option<RawFd>,
     /// RAM: a memfd of `memory_mib` MiB.
     pub ram_fd: RawFd,
     /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.

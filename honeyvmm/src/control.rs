@@ -31,6 +31,7 @@ enum Request {
     Reboot,
     Destroy,
     XenstoreLs,
+    Save,
     VcpuSet { vcpus: u32 },
 }
 
@@ -109,6 +110,10 @@ fn answer(request: Request, handle: &Handle) -> Result<Value, String> {
             handle.set_vcpus(vcpus).map(|()| json!({})).map_err(|error| error.to_string())
         }
         Request::XenstoreLs => Ok(json!(handle.store().dump())),
+        Request::Save => {
+            let state = handle.save().map_err(|error| error.to_string())?;
+            serde_json::to_value(state).map_err(|error| error.to_string())
+        }
     }
 }
 

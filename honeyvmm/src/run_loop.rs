@@ -14,11 +14,13 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
 use crate::hypercall::{After, Caller, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
-use crate::kvm::{Exit, Injected, Stop, Vcpu};
+use crate::kvm::{Exit, Injected, SavedVcpu, Stop, Vcpu};
 use crate::memory::{Access, Gpa, Gva};
 use crate::paging::AddressSpace;
 use crate::shim::{
@@ -126,8 +128,8 @@ impl Requests {
     }
 }
 
-/// Where the vcpus of a paused domain stand, for dumps and `info`.
-#[derive(Debug, Clone, Copy, Default)]
+/// Where the vcpus of a paused domain stand, for dumps, `info` and to be saved.
+#[derive(Clone, Default)]
 pub struct VcpuSnapshot {
     /// General registers of the guest, `kvm_regs`' order.
     pub registers: [u64; 18],
@@ -139,6 +141,18 @@ pub struct VcpuSnapshot {
     pub kernel_mode: bool,
     /// FS base, GS base.
     pub bases: [u64; 2],
+    /// All of it, to go on from here; none if KVM would not tell.
+    pub kept: Option<Arc<KeptVcpu>>,
+}
+
+/// A vcpu as it goes on later, here or elsewhere.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptVcpu {
+    /// What KVM holds.
+    pub registers: SavedVcpu,
+    /// It has been in the guest.
+    pub started: bool,
 }
 
 /// One vcpu and what its thread needs.
@@ -159,6 +173,8 @@ pub struct RunLoop {
     pub snapshot: Arc<Mutex<VcpuSnapshot>>,
     /// Its trace.
     pub trace: TraceCalls,
+    /// It has been in the guest: a restored one goes on where it was.
+    pub started: bool,
 }
 
 /// A run loop on its thread.
@@ -201,7 +217,12 @@ impl Running {
         if !self.wait_until_up() {
             return End::Stopped;
         }
-        self.enter_resume(true);
+        if self.it.started {
+            self.check_timer();
+        } else {
+            self.enter_resume(true);
+            self.it.started = true;
+        }
         loop {
             let ended = match self.it.vcpu.run() {
                 Exit::Call => self.call(),
@@ -213,10 +234,21 @@ impl Running {
             if let Some(end) = ended {
                 return end;
             }
-            if (self.it.requests.pending() && !self.stand_still()) || !self.wait_until_up() {
+            let still = self.it.requests.pending() && !self.trapping();
+            if (still && !self.stand_still()) || !self.wait_until_up() {
                 return End::Stopped;
             }
         }
+    }
+
+    /// Would a trap that the guest has raised be lost if it stood still here? Then it goes on for a moment.
+    fn trapping(&mut self) -> bool {
+        let stop = self.it.vcpu.stop();
+        let trapping = stop.cpl == 3 && !self.in_shim(stop.rip) && self.may_be_trapping(&stop);
+        if trapping {
+            self.look_again_soon();
+        }
+        trapping
     }
 
     fn place(&self) -> String {
@@ -229,7 +261,11 @@ impl Running {
     }
 
     fn stand_still(&mut self) -> bool {
-        let snapshot = self.take_snapshot();
+        let mut snapshot = self.take_snapshot();
+        let registers = self.it.vcpu.save();
+        let registers = registers.inspect_err(|error| tracing::warn!(%error, "a vcpu cannot be saved")).ok();
+        let started = self.it.started;
+        snapshot.kept = registers.map(|registers| Arc::new(KeptVcpu { registers, started }));
         *self.it.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         let go_on = self.it.requests.obey();
         self.check_timer();
@@ -252,6 +288,7 @@ impl Running {
             user_cr3: area.get(Field::UserCr3),
             kernel_mode: area.get(Field::KernelMode) != 0,
             bases: [stop.fs_base, stop.gs_base],
+            kept: None,
         }
     }
 

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::errno::Errno;
 use crate::evtchn::Kick;
 use crate::hypercall::CpuTables;
@@ -22,9 +24,10 @@ pub enum Down {
     Last,
 }
 
-/// One bit a vcpu.
-#[derive(Debug, Default, Clone, Copy)]
-struct Lives {
+/// Which vcpus were given registers, and which run: one bit each.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lives {
     initialised: u32,
     up: u32,
 }
@@ -56,6 +59,22 @@ impl Vcpus {
             flushing: AtomicU32::new(0),
             kick,
         }
+    }
+
+    /// What is saved of them beside their areas.
+    pub fn save(&self) -> (Lives, Vec<CpuTables>) {
+        (*self.lives(), (0..self.count()).map(|vcpu| self.tables(vcpu).clone()).collect())
+    }
+
+    /// The same again; who saved it has looked that there are as many.
+    pub fn restore(areas: Vec<Area>, kick: Arc<dyn Kick>, lives: Lives, tables: &[CpuTables]) -> Vcpus {
+        let vcpus = Vcpus::new(areas, kick);
+        *vcpus.lives() = lives;
+        vcpus.up.store(lives.up, Ordering::SeqCst);
+        for (vcpu, tables) in tables.iter().enumerate().take(vcpus.count()) {
+            *vcpus.tables(vcpu) = tables.clone();
+        }
+        vcpus
     }
 
     /// How many there are.

@@ -167,6 +167,23 @@ pub enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Write a domain down, to go on later where it stands, and take it down.
+    #[command(after_help = "Example: honeynet save ssh-server /srv/saved/ssh-server")]
+    Save {
+        /// Name or number.
+        name: String,
+        /// The folder that is made.
+        folder: PathBuf,
+    },
+    /// Let a saved domain go on.
+    #[command(after_help = "Example: honeynet restore /srv/saved/ssh-server")]
+    Restore {
+        /// What `save` made.
+        folder: PathBuf,
+        /// Leave it paused.
+        #[arg(short, long)]
+        paused: bool,
+    },
     /// File integrity: what changed on a decoy's disk.
     #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]
     Fim(Fim),

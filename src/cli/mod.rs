@@ -59,6 +59,14 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Sessions(wanted) => sessions::list(&state, &out, &wanted),
         Command::Play(wanted) => sessions::play(&state, &wanted),
         Command::Net => out.tree(&ask(Request::Net)?),
+        Command::Save { name, folder } => {
+            out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
+        }
+        Command::Restore { folder, paused } => {
+            let folder = std::path::absolute(folder)?;
+            let mut connection = Connection::open_or_start(&state, &file)?;
+            out.tree(&connection.request(&Request::Restore { folder, paused })?)
+        }
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),

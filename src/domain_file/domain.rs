@@ -39,7 +39,8 @@ pub enum OnExit {
 }
 
 /// A domain as its file describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DomainFile {
     /// `name`.
     pub name: String,

@@ -17,6 +17,7 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::saved::{Saved, SavedError};
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -85,6 +86,9 @@ pub enum HouseError {
     /// Nothing was taken.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// A domain was not saved, or one that was saved is none.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// The switch did not do it.
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -150,7 +154,7 @@ impl House {
     pub fn create(self: &Arc<House>, create: Create) -> Result<Value, HouseError> {
         let parsed = domain_file::parse(&create.file)?;
         let uuid = parsed.file.uuid.unwrap_or_else(new_uuid);
-        let domain = self.build(parsed.file, create.folder, uuid)?;
+        let domain = self.build(parsed.file, create.folder, uuid, None)?;
         if create.paused {
             self.pause(&domain)?;
         }
@@ -159,16 +163,18 @@ impl House {
         Ok(row)
     }
 
-    fn build(
+    /// Builds and starts a domain; one that was saved goes on.
+    pub fn build(
         self: &Arc<House>,
         file: DomainFile,
         folder: std::path::PathBuf,
         uuid: [u8; 16],
+        saved: Option<Saved>,
     ) -> Result<Arc<Domain>, HouseError> {
         let name = file.name.clone();
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
-        let plan = Plan { domid, file, folder, uuid };
+        let plan = Plan { domid, file, folder, uuid, saved };
         let launched = launch::launch(&self.state, &self.network, plan, move |domain, exit| {
             let ending = domain.process_ended(exit);
             house.network.unplug(domain.domid);
@@ -327,7 +333,7 @@ impl House {
             self.announcer.line(&format!("domain {} ended too soon to be restarted", domain.file.name));
             return;
         }
-        if let Err(error) = self.build(domain.file.clone(), domain.folder.clone(), domain.uuid) {
+        if let Err(error) = self.build(domain.file.clone(), domain.folder.clone(), domain.uuid, None) {
             self.announcer.line(&format!("domain {} is not restarted: {error}", domain.file.name));
         }
     }

@@ -65,6 +65,11 @@ impl Observer {
         Observer { state, sight, link: Mutex::new(None) }
     }
 
+    /// The shim's memory of its domain.
+    pub fn shim(&self) -> &File {
+        &self.sight.shim
+    }
+
     /// Starts it, if none runs.
     pub fn start(&self) -> io::Result<()> {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);

@@ -89,6 +89,21 @@ pub enum Request {
         /// Why, for the custody log.
         reason: Option<String>,
     },
+    /// Writes a domain down, to go on later, and takes it down.
+    Save {
+        /// Name or domid.
+        name: String,
+        /// The folder that is made.
+        folder: PathBuf,
+    },
+    /// A saved domain goes on.
+    Restore {
+        /// The folder.
+        folder: PathBuf,
+        /// The vcpus do not start until `unpause`.
+        #[serde(default)]
+        paused: bool,
+    },
     /// Baseline of a domain's disk.
     FimBaseline {
         /// Name or domid.
@@ -137,6 +152,8 @@ impl Request {
             | Request::FimCheck { .. }
             | Request::Pause { .. }
             | Request::Unpause { .. } => Ok(()),
+            Request::Save { .. } => Err("domains are saved on the command line: honeynet save NAME DIR"),
+            Request::Restore { .. } => Err("domains are restored on the command line: honeynet restore DIR"),
             Request::Create(_) => Err("domains are created on the command line: honeynet create FILE"),
             Request::Shutdown { .. } => {
                 Err("domains are shut down on the command line: honeynet shutdown NAME")

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Handle, Machine, Offered, Parts, VcpuCounts};
+use honeyvmm::machine::{Boot, Handle, Machine, Offered, Origin, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, Region};
 use honeyvmm::run_loop::{End, VcpuSnapshot};
 use honeyvmm::shim::{Layout, SHIM_GPA};
@@ -86,9 +86,7 @@ impl Domain {
             domid: 1,
             name: "guest",
             uuid: [7; 16],
-            kernel: &kernel,
-            ramdisk: guest.ramdisk,
-            cmdline: guest.cmdline,
+            origin: Origin::Boot(Boot { kernel: &kernel, ramdisk: guest.ramdisk, cmdline: guest.cmdline }),
             console: theirs.into(),
             devices,
         })

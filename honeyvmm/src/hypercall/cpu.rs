@@ -16,19 +16,22 @@ pub const DR6_INIT: u64 = 0xffff_0ff0;
 const DR7_INIT: u64 = 0x400;
 
 /// What the VMM keeps of a vcpu's tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CpuTables {
     /// Frames of the guest's GDT, in order.
     pub gdt_frames: Vec<Gfn>,
     /// DR0 to DR7 as the guest set them.
     pub debug: [u64; 8],
+    /// A second `vcpu_time_info`, which user code reads (the vDSO).
+    pub time_area: Option<u64>,
 }
 
 impl Default for CpuTables {
     fn default() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (DR6_INIT, DR7_INIT);
-        Self { gdt_frames: Vec::new(), debug }
+        Self { gdt_frames: Vec::new(), debug, time_area: None }
     }
 }
 

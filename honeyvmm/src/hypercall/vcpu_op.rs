@@ -4,8 +4,9 @@
 
 use super::cpu::{DESCRIPTORS_PER_FRAME, GDT_ENTRIES_MAX, is_canonical, load_gdt};
 use super::{After, Caller, Outcome, ShutdownReason, done, u16_at, u32_at, u64_at};
+use crate::clock::TIME_INFO_BYTES;
 use crate::errno::Errno;
-use crate::memory::{Gfn, Gpa, Gva, PAGE_SIZE};
+use crate::memory::{Access, Gfn, Gpa, Gva, PAGE_SIZE};
 use crate::shim::{Area, Field, Register, TrapInfo, install_slots};
 use crate::vcpus::Down;
 
@@ -219,8 +220,14 @@ pub fn vcpu_op(caller: &mut Caller<'_>, command: u64, vcpu: u64, arg: u64) -> Ou
         }
         10 => register_vcpu_info(caller, number, arg),
         13 => {
+            // register_vcpu_time_memory_area: at an address of the kernel's, in one page.
             let at = u64::from_le_bytes(caller.read(arg)?);
-            caller.write(at, &caller.shared.clock.time_info())?; // register_vcpu_time_memory_area
+            let place = caller.space().translate(Gva(at))?;
+            if place.page_offset() + TIME_INFO_BYTES as u64 > PAGE_SIZE {
+                return Err(Errno::EINVAL);
+            }
+            caller.shared.memory.ram().write(place, &caller.shared.clock.time_info())?;
+            vcpus.tables(number).time_area = Some(place.0);
             done(0)
         }
         _ => Err(Errno::ENOSYS), // get_physid, send_nmi: no use

@@ -4,7 +4,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_regs, kvm_sregs, kvm_xcrs,
+    CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
@@ -24,8 +25,10 @@ const KVM_INTERRUPT: libc::c_ulong = 0x4004_ae86;
 const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: u64 = 0xae80;
-/// The ioctls of a vcpu that runs; all others belong to its making.
-pub const RUN_TIME_IOCTLS: [u64; 2] = [KVM_RUN, KVM_INTERRUPT];
+/// `_IOR(KVMIO, 0xa4, struct kvm_xsave)`.
+const KVM_GET_XSAVE: u64 = 0x9000_aea4;
+/// The ioctls of a vcpu that runs or is saved; all others belong to its making.
+pub const RUN_TIME_IOCTLS: [u64; 3] = [KVM_RUN, KVM_INTERRUPT, KVM_GET_XSAVE];
 /// The vector that means "look for events" (hardware backend).
 const EVENT_VECTOR: u32 = 0xf0;
 /// XCR0 bits that the guest may use, if KVM offers them: x87, SSE, AVX, AVX-512.
@@ -149,6 +152,24 @@ impl Vcpu {
         }
         self.fd.get_kvm_run().request_interrupt_window = 0;
         exit
+    }
+
+    /// Lets KVM finish what its last exit left (a port access ends with the next run) and take up changed registers, without a step of the guest.
+    pub(super) fn settle(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        // It is to end at once, with EINTR.
+        let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
+    }
+
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Registers that were set by ioctl are what the run page has.
+    pub(super) fn note_registers(&mut self, regs: kvm_regs, sregs: kvm_sregs, events: kvm_vcpu_events) {
+        let page = self.fd.sync_regs_mut();
+        (page.regs, page.sregs, page.events) = (regs, sregs, events);
     }
 
     /// Where it stopped.
