@@ -6,7 +6,7 @@ PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdum
 PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
 # The peer, what compiles the bench's guest, and the clients.
 PACKAGES_BENCH := qemu-system-x86 libc6-dev iperf3 iputils-ping sshpass openssh-client
-BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk bench-introspect
+BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk bench-introspect bench-smp
 
 # libFuzzer is C++.
 PACKAGES_FUZZ  := g++
@@ -40,7 +40,7 @@ down:
 test: packages-test
 	cargo test --workspace
 
-# Ours and its peer (QEMU's TCG; strace and auditd) by turns: prints a table, writes target/bench/NAME.json.
+# Ours and its peer (QEMU's TCG; strace and auditd; fewer vcpus) by turns: prints a table, writes target/bench/NAME.json.
 $(BENCHES_GUEST): bench-%: packages-bench
 	cargo build --release -p honeynet -p bench
 	target/release/bench $*

@@ -1,4 +1,4 @@
-//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect`. `make bench-NAME` builds what is needed first.
+//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp`. `make bench-NAME` builds what is needed first.
 //!
 //! Ends with 0 also where a figure misses its mark, for that is a result; with 1 where something could not be measured.
 
@@ -17,6 +17,7 @@ mod project;
 mod qemu;
 mod sample;
 mod shell;
+mod smp;
 mod table;
 
 use std::process::ExitCode;
@@ -35,14 +36,16 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     cleanup::on_signals()?;
-    let name = std::env::args().nth(1).context("usage: bench boot | guest | net | disk | introspect")?;
+    let name =
+        std::env::args().nth(1).context("usage: bench boot | guest | net | disk | introspect | smp")?;
     let rows = match name.as_str() {
         "boot" => boot::run(),
         "guest" => guest::run(),
         "net" => net::run(),
         "disk" => disk::run(),
         "introspect" => introspect::run(),
-        other => bail!("there is no bench {other}; there are boot, guest, net, disk, introspect"),
+        "smp" => smp::run(),
+        other => bail!("there is no bench {other}; there are boot, guest, net, disk, introspect, smp"),
     };
     let rows = rows.with_context(|| format!("{name} cannot be measured"))?;
     table::print(&rows);

@@ -139,6 +139,8 @@ struct area {
 	volatile u64 flush_done;   /* 8200: as far as this one has come */
 	volatile u64 in_guest;     /* 8208: it may use a translation that others have changed; 0: it looks at flush_wanted before it goes on */
 	u64 stale_at, stale_rip, stale_count; /* 8216: page faults for nothing, in a row */
+	u64 pad2[2];
+	struct { u64 steal; u32 version, flags; volatile u64 preempted; u64 pad[5]; } steal; /* 8256: KVM's struct kvm_steal_time */
 };
 
 struct vcpu_info { /* xen.h; volatile: the VMM's threads set it */
@@ -161,7 +163,7 @@ struct gate {
 OFFSET(nested, AREA_NESTED); OFFSET(exit_cs, AREA_EXIT_CS); OFFSET(exit_cr3, AREA_EXIT_CR3); OFFSET(exit_fast, AREA_EXIT_FAST);
 OFFSET(vcpu_info, AREA_VCPU_INFO); OFFSET(call, 320); OFFSET(kernel_mode, 400); OFFSET(kernel_cr3, AREA_KERNEL_CR3); OFFSET(callback_event, 472); OFFSET(deadline, 512);
 OFFSET(ram_bytes, 544); OFFSET(window, 592); OFFSET(slots, 624); OFFSET(counts, 672); OFFSET(resume_trap, 784); OFFSET(traps, 800);
-OFFSET(flush_wanted, AREA_FLUSH_WANTED); OFFSET(flush_done, AREA_FLUSH_DONE);
+OFFSET(flush_wanted, AREA_FLUSH_WANTED); OFFSET(flush_done, AREA_FLUSH_DONE); OFFSET(steal, 8256);
 _Static_assert(__builtin_offsetof(struct gate, exit) == GATE_EXIT, "exit");
 _Static_assert(__builtin_offsetof(struct gate, user) == GATE_USER, "user");
 _Static_assert(__builtin_offsetof(struct gate, kernel_pf) == GATE_KERNEL, "kernel_pf");
@@ -171,7 +173,7 @@ enum { CALL_HYPERCALL = 1, CALL_EXCEPTION = 2, CALL_TRACE = 3, CALL_FLUSH = 4, C
 
 /* area.counts. */
 enum { COUNT_ENTRIES, COUNT_SYSCALLS, COUNT_HYPERCALLS, COUNT_PAGE_FAULTS, COUNT_UPCALLS, COUNT_FLUSHES, COUNT_USER_BITS, COUNT_NESTED,
-       COUNT_TIMER_SKIPS, COUNT_CALLS, COUNT_EXCEPTIONS };
+       COUNT_TIMER_SKIPS, COUNT_CALLS, COUNT_EXCEPTIONS, COUNT_FLUSHES_OF_OTHERS, COUNT_FLUSHES_BY_KVM };
 
 /* The way in and out, by backend: entry_pvm.S, entry_hw.S. */
 extern struct area area __attribute__((visibility("hidden")));

@@ -148,8 +148,20 @@ long mmu_update(u64 requests, u64 n, u64 done)
 	return result;
 }
 
+/* Linux' asm/kvm_para.h: the host runs something else instead of the vcpu's thread; KVM flushes before it runs the vcpu again. */
+#define KVM_VCPU_PREEMPTED 1
+#define KVM_VCPU_FLUSH_TLB 2
+
+static int kvm_will_flush(struct area *other)
+{
+	u64 state = other->steal.preempted;
+
+	return state & KVM_VCPU_PREEMPTED &&
+	       __atomic_compare_exchange_n(&other->steal.preempted, &state, state | KVM_VCPU_FLUSH_TLB, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
 /* When it returns, none of these vcpus uses a translation from before: one that is not in the guest looks before it goes on, one that is
- * there is taken out by the VMM, which waits for it. We look ourselves on our way out, so two that flush each other do not wait for ever. */
+ * there is taken out by the VMM, which waits for it, unless the host has put it aside. We look ourselves on our way out, so two that flush each other do not wait for ever. */
 void flush_vcpus(u64 mask)
 {
 	u64 in_guest = 0;
@@ -161,11 +173,17 @@ void flush_vcpus(u64 mask)
 			continue;
 		struct area *other = area_of(vcpu);
 		__atomic_add_fetch(&other->flush_wanted, 1, __ATOMIC_SEQ_CST);
-		if (other->in_guest)
+		if (!other->in_guest)
+			continue;
+		if (kvm_will_flush(other))
+			count(COUNT_FLUSHES_BY_KVM);
+		else
 			in_guest |= 1ul << vcpu;
 	}
-	if (in_guest)
-		call_vmm(CALL_FLUSH, in_guest, 0);
+	if (!in_guest)
+		return;
+	count(COUNT_FLUSHES_OF_OTHERS);
+	call_vmm(CALL_FLUSH, in_guest, 0);
 }
 
 /* By a bitmap of the guest's. */

@@ -212,6 +212,10 @@ impl Machine {
                 Vcpu::new(&vm, place, backend, layout.window_va(index), begun.cr3.0)
             })
             .collect::<Result<_, _>>()?;
+        if layout.vcpus > 1 {
+            let areas = begun.vcpus.areas();
+            of_kvm.iter().zip(areas).for_each(|(vcpu, area)| vcpu.tell_preemption(area.steal_gpa()));
+        }
         let clock = begun.set_clock(of_kvm[0].tsc_khz()?, &layout, &memory)?;
         let mut started = vec![false; of_kvm.len()];
         if let Origin::Saved(state) = parts.origin {

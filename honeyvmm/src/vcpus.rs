@@ -11,6 +11,10 @@ use crate::evtchn::Kick;
 use crate::hypercall::CpuTables;
 use crate::shim::{Area, Field};
 
+/// `kvm_steal_time.preempted` of Linux' asm/kvm_para.h: the host runs something else instead; KVM is to flush before it runs the vcpu again.
+const KVM_VCPU_PREEMPTED: u64 = 1;
+const KVM_VCPU_FLUSH_TLB: u64 = 2;
+
 /// What VCPUOP_down came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Down {
@@ -176,6 +180,11 @@ impl Vcpus {
         asked.map(ticket).filter(|ticket| self.must_flush(*ticket)).collect()
     }
 
+    /// Has the host put its thread aside while it was in the guest?
+    pub fn is_preempted(&self, vcpu: usize) -> bool {
+        self.areas[vcpu].get(Field::Preempted) & KVM_VCPU_PREEMPTED != 0
+    }
+
     /// May it still use a translation from before?
     pub fn must_flush(&self, (vcpu, wanted): (usize, u64)) -> bool {
         let area = &self.areas[vcpu];
@@ -183,6 +192,8 @@ impl Vcpus {
         self.is_up(vcpu)
             && area.get(Field::InGuest) != 0
             && wanted.wrapping_sub(area.get(Field::FlushDone)).cast_signed() > 0
+            // KVM flushes when it runs it again; if it runs already, once more than need be.
+            && area.fetch_or(Field::Preempted, KVM_VCPU_FLUSH_TLB) & KVM_VCPU_PREEMPTED == 0
     }
 
     /// A vcpu waits for others from here to [`Vcpus::flush_end`].

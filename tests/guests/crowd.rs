@@ -55,7 +55,7 @@ fn four_vcpus_are_paused_wherever_they_are() {
         for _ in 0..PAUSES {
             let stand = domain.pause_and_unpause();
             assert_eq!(stand.len(), 4);
-            assert!(stand.iter().all(|vcpu| vcpu.kernel_cr3 != 0 && vcpu.registers[16] != 0), "{stand:x?}");
+            assert!(stand.iter().all(|vcpu| vcpu.kernel_cr3 != 0 && vcpu.registers[16] != 0));
         }
     }
     finish(domain, 4);

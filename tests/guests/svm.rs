@@ -79,11 +79,13 @@ fn pack_host(work: &Path) -> PathBuf {
 }
 
 fn emulate(kernel: &Path, initramfs: &Path) -> Emulator {
-    let machine: [&str; 13] = [
+    let machine: [&str; 15] = [
         "-accel",
         "tcg,thread=multi",
         "-cpu",
         "max,+svm,+npt",
+        "-smp",
+        "2",
         "-m",
         "1536",
         "-nodefaults",

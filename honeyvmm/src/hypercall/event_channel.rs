@@ -1,6 +1,6 @@
 //! EVTCHNOP (event_channel.h): copies the structures in and out; what they mean is in [`crate::evtchn`].
 
-use super::{Caller, Outcome, done, u32_at};
+use super::{After, Caller, Outcome, done, u32_at};
 use crate::errno::Errno;
 use crate::evtchn::ChannelStatus;
 use crate::memory::EvtchnPort;
@@ -41,7 +41,13 @@ pub fn event_channel_op(caller: &mut Caller<'_>, command: u64, arg: u64) -> Outc
             caller.write(arg.wrapping_add(8), &port.0.to_le_bytes())?;
         }
         3 => events.close(port(&caller.read::<4>(arg)?))?,
-        4 => events.send(port(&caller.read::<4>(arg)?))?,
+        4 => {
+            let port = port(&caller.read::<4>(arg)?);
+            events.send(port)?;
+            // The sender of an IPI spins until it is answered: if the host runs something else instead, it is given the chance.
+            let awaited = matches!(events.status(port)?, ChannelStatus::Ipi { vcpu } if caller.shared.vcpus.is_preempted(vcpu as usize));
+            return Ok((0, if awaited { After::Yield } else { After::Continue }));
+        }
         5 => return status(caller, arg),
         6 => {
             let op: [u8; 8] = caller.read(arg)?;

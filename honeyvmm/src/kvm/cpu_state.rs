@@ -2,6 +2,7 @@
 
 use kvm_bindings::{kvm_dtable, kvm_msr_entry, kvm_segment, kvm_sregs};
 
+use crate::memory::Gpa;
 use crate::shim::{Backend, TR_ACCESS_BUSY};
 
 const CR0: u64 = 0x8005_0033; // PG AM WP NE ET MP PE
@@ -17,6 +18,8 @@ const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_CSTAR: u32 = 0xc000_0083;
 const MSR_SFMASK: u32 = 0xc000_0084;
+const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
+const KVM_STEAL_TIME_ENABLED: u64 = 1;
 const SFMASK: u64 = 0x4_7700; // AC NT IOPL DF IF TF
 const SFMASK_IF: u64 = 0x200;
 const TYPE_CODE: u8 = 11;
@@ -134,4 +137,9 @@ pub fn syscall_msrs(backend: Backend, trampoline: u64) -> [kvm_msr_entry; 4] {
         entry(MSR_CSTAR, trampoline + 16),
         entry(MSR_SFMASK, mask),
     ]
+}
+
+/// Where KVM is to tell that the host has put the vcpu aside.
+pub fn steal_time_msr(at: Gpa) -> kvm_msr_entry {
+    kvm_msr_entry { index: MSR_KVM_STEAL_TIME, data: at.0 | KVM_STEAL_TIME_ENABLED, ..Default::default() }
 }

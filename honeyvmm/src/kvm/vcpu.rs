@@ -10,11 +10,11 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::cpu_state::{
-    CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs,
+    CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, steal_time_msr, syscall_msrs,
 };
 use super::vm::{KvmError, Vm, ioctl};
 use crate::cpuid::{self, Place};
-use crate::memory::Gva;
+use crate::memory::{Gpa, Gva};
 use crate::shim::Backend;
 
 /// The port of the shim's calls.
@@ -117,6 +117,15 @@ impl Vcpu {
         let page = vcpu.fd.sync_regs_mut();
         (page.regs, page.sregs) = (regs, sregs);
         Ok(vcpu)
+    }
+
+    /// Has KVM tell there when the host puts the vcpu aside. One that does not can do without.
+    pub fn tell_preemption(&self, at: Gpa) {
+        if let Ok(list) = Msrs::from_entries(&[steal_time_msr(at)])
+            && self.fd.set_msrs(&list).ok() != Some(1)
+        {
+            tracing::debug!("kvm does not tell when a vcpu is preempted");
+        }
     }
 
     /// The frequency of the guest's time-stamp counter, in kHz.

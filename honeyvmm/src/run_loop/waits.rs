@@ -70,6 +70,9 @@ impl Running {
     /// VCPUOP_up of another one ends it. False: the domain has ended.
     pub(super) fn wait_until_up(&mut self) -> bool {
         let vcpu = self.it.index as usize;
+        if self.it.shared.vcpus.is_up(vcpu) {
+            return true;
+        }
         while !self.it.shared.vcpus.is_up(vcpu) {
             if self.it.requests.pending() && !self.stand_still() {
                 return false;
@@ -77,7 +80,8 @@ impl Running {
             let done = || self.it.shared.vcpus.is_up(vcpu) || self.it.requests.pending();
             self.it.kicks.0[vcpu].wait(WAIT_MAX, done);
         }
-        true
+        // Another vcpu may have taken it down in the middle of the guest, where nobody waits for its flushes meanwhile.
+        !self.it.started || self.interrupted().is_none()
     }
 
     /// Takes these vcpus out of the guest, and waits until each has flushed or is about to before its next instruction there.

@@ -18,7 +18,7 @@ pub const CALL_FLUSH: u64 = 4;
 pub const CALL_BROKEN: u64 = 9;
 
 /// What the shim counts, in the order of `COUNT_*`; the words after these are spare.
-pub const COUNT_NAMES: [&str; 11] = [
+pub const COUNT_NAMES: [&str; 13] = [
     "entries",
     "system_calls",
     "hypercalls",
@@ -30,6 +30,8 @@ pub const COUNT_NAMES: [&str; 11] = [
     "timer_skips",
     "calls",
     "exceptions",
+    "flushes_of_others",
+    "flushes_by_kvm",
 ];
 
 /// `struct trap_info` of Xen's arch-x86/xen.h.
@@ -135,6 +137,10 @@ struct AreaLayout {
     flush_wanted: u64,
     flush_done: u64,
     in_guest: u64,
+    pad2: [u64; 5],
+    // KVM's struct kvm_steal_time.
+    steal: [u64; 2],
+    preempted: u64,
 }
 
 // The other half of these is in area.h.
@@ -150,6 +156,7 @@ const _: () = assert!(offset_of!(AreaLayout, counts) == 672);
 const _: () = assert!(offset_of!(AreaLayout, resume_trap) == 784);
 const _: () = assert!(offset_of!(AreaLayout, traps) == 800);
 const _: () = assert!(offset_of!(AreaLayout, flush_wanted) == 8192);
+const _: () = assert!(offset_of!(AreaLayout, steal) == 8256);
 
 macro_rules! fields {
     ($($variant:ident = $field:ident),* $(,)?) => {
@@ -174,7 +181,7 @@ fields! {
     Deadline = deadline, Armed = armed, TscBase = tsc_base, TscScale = tsc_mul, RamBytes = ram_bytes, SharedGpa = shared_gpa,
     SharedBytes = shared_bytes, SharedInfo = shared_info, Vcpus = vcpus, Me = me, Window = window, FsBase = fs_base, GsBase = gs_base,
     SetBases = set_bases, ResumeTrap = resume_trap, ResumeError = resume_error, FlushWanted = flush_wanted, FlushDone = flush_done,
-    InGuest = in_guest,
+    InGuest = in_guest, Preempted = preempted,
 }
 
 /// A general register, in `kvm_regs`' order.
@@ -262,6 +269,18 @@ impl Area {
     /// Sets a field.
     pub fn set(&self, field: Field, value: u64) {
         self.store(self.at(field.offset()), value);
+    }
+
+    /// Sets bits of a field that others change too; what it was before.
+    pub fn fetch_or(&self, field: Field, bits: u64) -> u64 {
+        self.memory
+            .fetch_or_u64(self.at(field.offset()), bits, Ordering::SeqCst)
+            .expect("the window was found in the memslot, and fields are aligned")
+    }
+
+    /// Where KVM is to tell that the host has put the vcpu aside: `struct kvm_steal_time`.
+    pub fn steal_gpa(&self) -> Gpa {
+        self.at(offset_of!(AreaLayout, steal) as u64)
     }
 
     /// A general register of the guest.

@@ -16,7 +16,7 @@ use decoys::progress::Silent;
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::machine::{Machine, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
-use honeyvmm::shim::{Layout, SHIM_GPA};
+use honeyvmm::shim::{Entries, Layout, SHIM_GPA};
 use introspect::symbols::Symbols;
 use introspect::view::View;
 use introspect::walk::log::{self, Log};
@@ -26,6 +26,8 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 /// How long a guest may take to answer; the machines are shared.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const RAM_BYTES: u64 = 256 << 20;
+/// More than one, so that what belongs to a vcpu is told apart.
+pub const VCPUS: u32 = 2;
 
 /// A shell, and a view of what it runs in.
 pub struct Guest {
@@ -75,6 +77,11 @@ impl Guest {
         Self::start_with(&[])
     }
 
+    /// What each vcpu has registered with the hypervisor.
+    pub fn entries(&self) -> Vec<Entries> {
+        (0..VCPUS).map(|vcpu| Entries::registered(&self.shim, vcpu).unwrap()).collect()
+    }
+
     /// A guest of its own, with one more archive unpacked into its root.
     pub fn start_with(more: &[u8]) -> Self {
         let kernel = debian_kernel();
@@ -89,12 +96,12 @@ impl Guest {
         let (theirs, console) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let ram = Region::from_memfd(memfd, Gpa(0), RAM_BYTES).unwrap();
-        let shim_bytes = Layout { ram_bytes: RAM_BYTES, vcpus: 1 }.shim_bytes();
+        let shim_bytes = Layout { ram_bytes: RAM_BYTES, vcpus: VCPUS }.shim_bytes();
         let shim = Region::from_memfd(self::memfd(shim_bytes).0, SHIM_GPA, shim_bytes).unwrap();
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
-            vcpus: VcpuCounts::all_online(1),
+            vcpus: VcpuCounts::all_online(VCPUS),
             ram: ram.clone(),
             shim: shim.clone(),
             trace_bell: None,

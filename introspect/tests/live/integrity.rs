@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::memory::{Access, Gpa};
-use honeyvmm::shim::Entries;
 use introspect::integrity::hidden::{MissingFrom, hidden_tasks};
 use introspect::integrity::hooks::{self, Hook, Hooks};
 use introspect::integrity::{Finding, Inputs, Integrity, What};
@@ -15,7 +14,7 @@ use introspect::walk::modules::{self, Modules};
 use introspect::walk::pids::Pids;
 use introspect::walk::tasks::{STEPS_MAX, Tasks};
 
-use super::guest::{Guest, guest};
+use super::guest::{Guest, VCPUS, guest};
 
 #[test]
 fn nothing_is_hidden_while_tasks_come_and_go() {
@@ -68,9 +67,9 @@ fn watch(guest: &Guest) -> Integrity {
 }
 
 fn look<T>(guest: &Guest, take: impl FnOnce(&Inputs<'_>) -> T) -> T {
-    let entries = [Entries::registered(&guest.shim, 0).unwrap()];
+    let entries = guest.entries();
     let (callers, explained) = (HashSet::new(), HashSet::new());
-    take(&Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained })
+    take(&Inputs { entries: &entries, vcpus: VCPUS, callers: &callers, explained: &explained })
 }
 
 fn check(guest: &Guest, integrity: &mut Integrity) -> Vec<Finding> {
@@ -137,11 +136,11 @@ fn a_handler_of_a_trap_that_leads_elsewhere_is_named_at_the_second_look() {
     const PAGE_FAULT: usize = 14;
     let guest = guest();
     let mut integrity = watch(&guest);
-    let mut entries = [Entries::registered(&guest.shim, 0).unwrap()];
+    let mut entries = guest.entries();
     entries[0].traps[PAGE_FAULT].address += 1;
     entries[0].callbacks[2] += 1;
     let (callers, explained) = (HashSet::new(), HashSet::new());
-    let inputs = Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained };
+    let inputs = Inputs { entries: &entries, vcpus: VCPUS, callers: &callers, explained: &explained };
     assert_eq!(integrity.check(&guest.view, &inputs).findings, []);
     assert!(integrity.is_waiting());
     let found = integrity.check(&guest.view, &inputs).findings;
@@ -160,9 +159,9 @@ fn a_handler_of_a_trap_that_leads_elsewhere_is_named_at_the_second_look() {
 fn who_calls_and_is_in_no_book_is_hidden() {
     let guest = guest();
     let mut integrity = watch(&guest);
-    let entries = [Entries::registered(&guest.shim, 0).unwrap()];
+    let entries = guest.entries();
     let (callers, explained) = (HashSet::from([1, 31_999]), HashSet::new());
-    let inputs = Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained };
+    let inputs = Inputs { entries: &entries, vcpus: VCPUS, callers: &callers, explained: &explained };
     assert_eq!(integrity.check(&guest.view, &inputs).findings, []);
     let found = integrity.check(&guest.view, &inputs).findings;
     assert!(

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::shim::Entries;
 use introspect::integrity::{Checked, Finding, Inputs, Integrity, What};
 use introspect::symbols::Symbols;
 
-use super::guest::Guest;
+use super::guest::{Guest, VCPUS};
 use super::rootkit_module;
 
 /// A guest and what watches over it.
@@ -32,9 +31,9 @@ impl Watched {
         &mut self,
         take: impl FnOnce(&mut Integrity, &introspect::view::View, &Inputs<'_>) -> Checked,
     ) -> Vec<Finding> {
-        let entries = [Entries::registered(&self.guest.shim, 0).unwrap()];
+        let entries = self.guest.entries();
         let (callers, explained) = (HashSet::new(), HashSet::new());
-        let inputs = Inputs { entries: &entries, vcpus: 1, callers: &callers, explained: &explained };
+        let inputs = Inputs { entries: &entries, vcpus: VCPUS, callers: &callers, explained: &explained };
         let begun = Instant::now();
         let checked = take(&mut self.integrity, &self.guest.view, &inputs);
         println!("{:?} {:?} {:#?}", begun.elapsed(), checked.incomplete, checked.findings);
