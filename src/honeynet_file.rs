@@ -141,6 +141,9 @@ pub struct Decoy {
     /// RAM in MiB.
     #[serde(default = "memory_default_mib")]
     pub memory: u64,
+    /// Vcpus of the domain.
+    #[serde(default = "vcpus_default")]
+    pub vcpus: u32,
     /// `HOST:PORT->PORT`: TCP ports of the decoy that listen on the host.
     #[serde(default)]
     pub publish: Vec<Publish>,
@@ -156,6 +159,10 @@ impl Decoy {
             [0x00, 0x16, 0x3e, a & 0x7f, b, c]
         })
     }
+}
+
+fn vcpus_default() -> u32 {
+    1
 }
 
 fn memory_default_mib() -> u64 {
@@ -363,6 +370,9 @@ fn check_decoys(file: &HoneynetFile) -> Result<(), HoneynetFileError> {
                 .ok_or_else(|| wrong("mac", mac.clone(), "six hexadecimal bytes of a unicast address"))?;
             claims.claim(&format!("{owner}: mac"), vif::format_mac(parsed), &owner)?;
         }
+        if !(1..=domain_file::VCPUS_MAX).contains(&decoy.vcpus) {
+            return Err(wrong("vcpus", decoy.vcpus.to_string(), "a number from 1 to 8"));
+        }
         if !(64..=domain_file::MEMORY_MAX_MIB).contains(&decoy.memory) {
             return Err(wrong("memory", decoy.memory.to_string(), "at least 64 MiB"));
         }
@@ -548,6 +558,7 @@ mod tests {
         check(&one(""), "decoy \"a\" must have either recipe or domain");
         check(&one("recipe=\"r\"\ndomain=\"d\""), "decoy \"a\" must have either recipe or domain");
         check(&one("recipe=\"r\"\nmemory=8"), "decoy a: memory = \"8\" is not at least 64 MiB");
+        check(&one("recipe=\"r\"\nvcpus=9"), "decoy a: vcpus = \"9\" is not a number from 1 to 8");
         check(
             &one("recipe=\"r\"\nmac=\"x\""),
             "decoy a: mac = \"x\" is not six hexadecimal bytes of a unicast address",

@@ -25,6 +25,8 @@ fn every_command_has_help_with_an_example() {
         "info",
         "dmesg",
         "xenstore-ls",
+        "vcpu-set",
+        "vcpu-list",
         "net",
         "snapshot",
         "fim",

@@ -1,4 +1,4 @@
-//! Boots a kernel with an initramfs and shows its console: `boot KERNEL INITRAMFS CMDLINE [MIB]`.
+//! Boots a kernel with an initramfs and shows its console: `boot KERNEL INITRAMFS CMDLINE [MIB [VCPUS]]`.
 //! A tool for work on the VMM; `honeynet create` is the product.
 
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Machine, Parts};
+use honeyvmm::machine::{Boot, Machine, Origin, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, Region};
 use honeyvmm::shim::{Layout, SHIM_GPA};
 
@@ -21,23 +21,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ramdisk = std::fs::read(next("no initramfs named")?)?;
     let cmdline = next("no command line")?;
     let mib: u64 = next("256").map_or(Ok(256), |text| text.parse())?;
+    let vcpus: u32 = next("1").map_or(Ok(1), |text| text.parse())?;
     let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
     let kernel = KernelImage::parse(&kernel)?;
     let (console, mut ours) = UnixStream::pair()?;
     console.set_nonblocking(true)?;
-    let layout = Layout { ram_bytes: mib << 20, vcpus: 1 };
+    let layout = Layout { ram_bytes: mib << 20, vcpus };
     let machine = Machine::start(Parts {
         kvm_fd: kvm.as_raw_fd(),
         backend: honeyvmm::kvm::probe(kvm.as_raw_fd())?,
+        vcpus: VcpuCounts::all_online(vcpus),
         ram: Region::anonymous(Gpa(0), mib << 20)?,
         shim: Region::anonymous(SHIM_GPA, layout.shim_bytes())?,
         trace_bell: None,
         domid: 1,
         name: "boot",
         uuid: [0; 16],
-        kernel: &kernel,
-        ramdisk: Some(&ramdisk),
-        cmdline: &cmdline,
+        origin: Origin::Boot(Boot { kernel: &kernel, ramdisk: Some(&ramdisk), cmdline: &cmdline }),
         console: console.into(),
         devices: Vec::new(),
     })?;

@@ -18,6 +18,7 @@
 #ifndef AREA_H
 #define AREA_H
 
+#define WINDOW_BYTES      0x200000
 #define WINDOW_TRAMPOLINE 0x00000
 #define WINDOW_GATE_CODE  0x01000
 #define WINDOW_GATE_DATA  0x04000
@@ -56,6 +57,8 @@
 #define AREA_EXIT_FAST 304
 #define AREA_VCPU_INFO 312
 #define AREA_KERNEL_CR3 408
+#define AREA_FLUSH_WANTED 8192
+#define AREA_FLUSH_DONE 8200
 
 /* struct gate, for the CPL 0 stubs. */
 #define GATE_RAX       0
@@ -130,6 +133,12 @@ struct area {
 	u64 resume_error;         /* 792: its error code; all ones: it has none */
 	struct trap_info traps[256]; /* 800 */
 	struct cpuid_answer cpuid[CPUID_ANSWERS]; /* 4896: the shim's own */
+	u64 pad[156];
+	/* From here on other vcpus look too. */
+	volatile u64 flush_wanted; /* 8192: how often others have asked for a flush */
+	volatile u64 flush_done;   /* 8200: as far as this one has come */
+	volatile u64 in_guest;     /* 8208: it may use a translation that others have changed; 0: it looks at flush_wanted before it goes on */
+	u64 stale_at, stale_rip, stale_count; /* 8216: page faults for nothing, in a row */
 };
 
 struct vcpu_info { /* xen.h; volatile: the VMM's threads set it */
@@ -152,12 +161,13 @@ struct gate {
 OFFSET(nested, AREA_NESTED); OFFSET(exit_cs, AREA_EXIT_CS); OFFSET(exit_cr3, AREA_EXIT_CR3); OFFSET(exit_fast, AREA_EXIT_FAST);
 OFFSET(vcpu_info, AREA_VCPU_INFO); OFFSET(call, 320); OFFSET(kernel_mode, 400); OFFSET(kernel_cr3, AREA_KERNEL_CR3); OFFSET(callback_event, 472); OFFSET(deadline, 512);
 OFFSET(ram_bytes, 544); OFFSET(window, 592); OFFSET(slots, 624); OFFSET(counts, 672); OFFSET(resume_trap, 784); OFFSET(traps, 800);
+OFFSET(flush_wanted, AREA_FLUSH_WANTED); OFFSET(flush_done, AREA_FLUSH_DONE);
 _Static_assert(__builtin_offsetof(struct gate, exit) == GATE_EXIT, "exit");
 _Static_assert(__builtin_offsetof(struct gate, user) == GATE_USER, "user");
 _Static_assert(__builtin_offsetof(struct gate, kernel_pf) == GATE_KERNEL, "kernel_pf");
 
 /* area.call[0]: what the shim asks of the VMM. */
-enum { CALL_HYPERCALL = 1, CALL_EXCEPTION = 2, CALL_TRACE = 3, CALL_BROKEN = 9 };
+enum { CALL_HYPERCALL = 1, CALL_EXCEPTION = 2, CALL_TRACE = 3, CALL_FLUSH = 4, CALL_BROKEN = 9 };
 
 /* area.counts. */
 enum { COUNT_ENTRIES, COUNT_SYSCALLS, COUNT_HYPERCALLS, COUNT_PAGE_FAULTS, COUNT_UPCALLS, COUNT_FLUSHES, COUNT_USER_BITS, COUNT_NESTED,

@@ -82,7 +82,11 @@ window_begin:
 	je 1f
 	cmpb $0, 1(%rcx)
 	je restore
-1:	cmpq $0, area+AREA_EXIT_CR3(%rip)
+	/* So it is with a flush that another vcpu asks for. */
+1:	mov area+AREA_FLUSH_WANTED(%rip), %rcx
+	cmp area+AREA_FLUSH_DONE(%rip), %rcx
+	jne restore
+	cmpq $0, area+AREA_EXIT_CR3(%rip)
 	jne 2f
 	push $SEL_USER_SS
 	pushq area+AREA_RSP(%rip)

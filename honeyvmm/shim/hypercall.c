@@ -39,6 +39,9 @@ static long vcpu_op(const u64 *args)
 {
 	u64 deadline, now;
 
+	/* Another vcpu's timer, or none's: the VMM knows the error. */
+	if (args[1] != area.me && args[0] != 3)
+		return call_vmm(CALL_HYPERCALL, H_VCPU_OP, args);
 	switch (args[0]) {
 	case 3: /* is_up: asked NR_CPUS times at boot */
 		if (args[1] >= area.vcpus)
@@ -108,8 +111,8 @@ long hypercall(u64 nr, const u64 *args)
 	case H_MMUEXT_OP:
 		return mmuext_op(args[0], args[1], args[2], args[3]);
 	case H_SCHED_OP:
-		if (args[0] == 0)
-			return 0; /* yield */
+		if (args[0] == 0 && area.vcpus == 1)
+			return 0; /* yield: to whom? */
 		if (args[0] == 1) { /* block */
 			vcpu_info()->upcall_mask = 0;
 			if (vcpu_info()->upcall_pending)

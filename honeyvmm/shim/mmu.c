@@ -6,6 +6,11 @@
 #define MMU_NORMAL 0
 #define MMU_MACHPHYS 1
 #define MMU_PRESERVE_AD 2
+/* update_va_mapping's flags: what is flushed, and where: here, everywhere, or by the bitmap that the rest points at. */
+#define UVMF_KIND 3ul
+#define UVMF_ALL 4ul
+#define PTE_TOUCHED 0x60ul /* accessed, dirty */
+#define STALE_MAX 8
 #define BATCH_MAX 65536ul /* entries of one call; Linux sends up to 32 at boot, 512 when it pins */
 
 /* May this entry be stored? */
@@ -26,9 +31,24 @@ static void store(u64 entry_gpa, u64 value)
 	volatile u64 *entry = phys(entry_gpa);
 	if (value & PTE_PRESENT)
 		value |= PTE_USER;
-	/* A store to a table that KVM shadows costs a fault; most batches rewrite what is there. */
+	/* A store to a table that KVM shadows costs a fault; most batches rewrite what is there. One word: other vcpus walk the table. */
 	if (*entry != value)
 		*entry = value;
+}
+
+/* The same, but the accessed and dirty bits stay as they are, also those that another vcpu's processor sets meanwhile. */
+static void store_preserving(u64 entry_gpa, u64 value)
+{
+	volatile u64 *entry = phys(entry_gpa);
+	u64 old = *entry, wanted;
+
+	if (value & PTE_PRESENT)
+		value |= PTE_USER;
+	do {
+		wanted = value | (old & PTE_TOUCHED);
+		if (wanted == old)
+			return;
+	} while (!__atomic_compare_exchange_n(entry, &old, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
 }
 
 /* Gives an L4 table the shim's slots, in the view of its role. */
@@ -38,6 +58,19 @@ static void install_slots(u64 l4, int user)
 	for (int i = 0; i < L4_SLOTS; i++)
 		if (table[L4_SLOT_FIRST + i] != area.slots[i][user])
 			table[L4_SLOT_FIRST + i] = area.slots[i][user];
+}
+
+/* The tables allow what has faulted. Another vcpu may have allowed it just now (a guest kernel may take such a fault of its own for a bug):
+ * it is tried again, but not for ever. */
+static int is_stale(u64 at, u64 error)
+{
+	if (area.vcpus == 1 || error & ~0x1ful || error & 8)
+		return 0;
+	if (area.stale_at != at || area.stale_rip != area.regs.rip)
+		area.stale_count = 0;
+	area.stale_at = at;
+	area.stale_rip = area.regs.rip;
+	return area.stale_count++ < STALE_MAX;
 }
 
 /* A kernel-mode fault on a present page may only lack the U bit: tables that the guest filled before it pinned them have none.
@@ -69,14 +102,15 @@ int add_user_bits(u64 at, u64 error)
 		volatile u64 *t = (volatile u64 *)((u64)entries[i] & ~4095ul);
 		for (int k = 0; k < 512; k++)
 			if ((t[k] & (PTE_PRESENT | PTE_USER)) == PTE_PRESENT && !(i == 0 && k >= 256 && k < 272))
-				t[k] |= PTE_USER;
+				__atomic_fetch_or(&t[k], PTE_USER, __ATOMIC_RELAXED);
 		fixed = 1;
 	}
-	if (fixed) {
+	if (fixed)
 		count(COUNT_USER_BITS);
-		area.need_flush = 1;
-	}
-	return fixed;
+	else if (!is_stale(at, error))
+		return 0;
+	area.need_flush = 1;
+	return 1;
 }
 
 long mmu_update(u64 requests, u64 n, u64 done)
@@ -104,13 +138,45 @@ long mmu_update(u64 requests, u64 n, u64 done)
 			result = -XEN_EINVAL;
 			break;
 		}
-		if (command == MMU_PRESERVE_AD)
-			value |= *phys(at) & 0x60;
-		store(at, value);
+		if (command == MMU_PRESERVE_AD && area.vcpus > 1)
+			store_preserving(at, value);
+		else
+			store(at, command == MMU_PRESERVE_AD ? value | (*phys(at) & PTE_TOUCHED) : value);
 	}
 	if (done)
 		copy_out(done, &i, 4);
 	return result;
+}
+
+/* When it returns, none of these vcpus uses a translation from before: one that is not in the guest looks before it goes on, one that is
+ * there is taken out by the VMM, which waits for it. We look ourselves on our way out, so two that flush each other do not wait for ever. */
+void flush_vcpus(u64 mask)
+{
+	u64 in_guest = 0;
+
+	if (mask & 1ul << area.me)
+		area.need_flush = 1;
+	for (u64 vcpu = 0; vcpu < area.vcpus && vcpu < VCPUS_MAX; vcpu++) {
+		if (vcpu == area.me || !(mask & 1ul << vcpu))
+			continue;
+		struct area *other = area_of(vcpu);
+		__atomic_add_fetch(&other->flush_wanted, 1, __ATOMIC_SEQ_CST);
+		if (other->in_guest)
+			in_guest |= 1ul << vcpu;
+	}
+	if (in_guest)
+		call_vmm(CALL_FLUSH, in_guest, 0);
+}
+
+/* By a bitmap of the guest's. */
+static long flush_mask(u64 at)
+{
+	u64 mask;
+
+	if (copy_in(&mask, at, sizeof mask))
+		return -XEN_EFAULT;
+	flush_vcpus(mask);
+	return 0;
 }
 
 long update_va_mapping(u64 at, u64 value, u64 flags)
@@ -137,8 +203,14 @@ long update_va_mapping(u64 at, u64 value, u64 flags)
 	if (value & PTE_PRESENT && !(value & PTE_WRITE) && (s64)at < 0)
 		value |= PTE_WRITE;
 	store(table + 8 * (at >> 12 & 511), value);
-	if (flags & 3)
+	if (!(flags & UVMF_KIND))
+		return 0;
+	if ((flags & ~UVMF_KIND) == 0)
 		area.need_flush = 1;
+	else if ((flags & ~UVMF_KIND) == UVMF_ALL)
+		flush_vcpus(~0ul);
+	else
+		return flush_mask(flags & ~UVMF_KIND);
 	return 0;
 }
 
@@ -174,8 +246,13 @@ static long one_mmuext(const struct mmuext *op)
 		if (frame)
 			install_slots(frame, 1);
 		return 0;
-	case FLUSH_LOCAL: case INVLPG_LOCAL: case FLUSH_MULTI: case INVLPG_MULTI: case FLUSH_ALL: case INVLPG_ALL:
+	case FLUSH_LOCAL: case INVLPG_LOCAL:
 		area.need_flush = 1;
+		return 0;
+	case FLUSH_MULTI: case INVLPG_MULTI:
+		return flush_mask(op->arg2);
+	case FLUSH_ALL: case INVLPG_ALL:
+		flush_vcpus(~0ul);
 		return 0;
 	case SET_LDT:
 		return op->arg2 ? -XEN_ENOSYS : 0;

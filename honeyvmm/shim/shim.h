@@ -7,6 +7,7 @@
 #define XEN_EINVAL 22
 #define XEN_ENOENT 2
 #define XEN_ENOSYS 38
+#define VCPUS_MAX 8ul
 
 #define PTE_PRESENT 1ul
 #define PTE_WRITE   2ul
@@ -37,6 +38,8 @@ static inline int copy_out(u64 to, const void *from, u64 bytes)
 {
 	return !guest_range_ok(to, bytes) || guest_copy((void *)to, from, bytes);
 }
+/* Another vcpu's area: windows follow each other. */
+static inline struct area *area_of(u64 vcpu) { return (struct area *)((u64)&area + (vcpu - area.me) * WINDOW_BYTES); }
 static inline u64 read_gs(void) { u64 v; __asm__ volatile("rdgsbase %0" : "=r"(v)); return v; }
 static inline void write_gs(u64 v) { __asm__ volatile("wrgsbase %0" :: "r"(v)); }
 static inline void write_fs(u64 v) { __asm__ volatile("wrfsbase %0" :: "r"(v)); }
@@ -57,6 +60,7 @@ long update_va_mapping(u64 at, u64 value, u64 flags);
 void trace_enter(int compat);
 void trace_leave(u64 rax, u64 rip, u64 rsp);
 #endif
+void flush_vcpus(u64 mask);
 long mmuext_op(u64 ops, u64 n, u64 done, u64 domid);
 #pragma GCC visibility pop
 #endif

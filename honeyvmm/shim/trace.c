@@ -12,6 +12,9 @@ enum { TRACE_FULL = 1, TRACE_BELL = 2, TRACE_SYNC = 3 };
 #define VECTORS_MAX 16
 #define USER_END 0x0000800000000000ul
 #define FMODE_WRITE 2
+#define S_IFMT 0170000u
+#define S_IFREG 0100000u
+#define DESCRIPTORS_MAX 256u
 #define PROBES 8
 /* Linux' errno.h: the call is made again. What the program never sees, strace shows. */
 #define ERESTARTSYS 512
@@ -263,6 +266,32 @@ static u64 file_of(u64 task, u64 fd)
 	return word(word(table + trace.at[AT_FDT_FD]) + 8 * (u32)fd);
 }
 
+/* Is it a regular file, open for writing? Also one without a name. */
+static int is_written(u64 file)
+{
+	u16 mode = 0;
+
+	if (!file || !(half(file + trace.at[AT_FILE_MODE]) & FMODE_WRITE))
+		return 0;
+	take(&mode, word(file + trace.at[AT_FILE_INODE]) + trace.at[AT_INODE_MODE], 2);
+	return (mode & S_IFMT) == S_IFREG;
+}
+
+/* Has the task such a file? With more descriptors than are looked at, it may. */
+static int holds_written(u64 task)
+{
+	u64 table = word(word(task + trace.at[AT_TASK_FILES]) + trace.at[AT_FILES_FDT]);
+	u32 descriptors = half(table + trace.at[AT_FDT_MAX_FDS]);
+	u64 files = word(table + trace.at[AT_FDT_FD]);
+
+	if (descriptors > DESCRIPTORS_MAX)
+		return 1;
+	for (u32 fd = 0; fd < descriptors; fd++)
+		if (is_written(word(files + 8 * fd)))
+			return 1;
+	return 0;
+}
+
 /* How much is kept of a file's bytes; `*known`: 1 + its place among those that were asked for, or 0. */
 static u64 file_cap(u64 file, int *known)
 {
@@ -280,13 +309,30 @@ static u64 file_cap(u64 file, int *known)
 	return minimum(trace.cap, STRING_MAX);
 }
 
-static struct pending *slot(u64 task, u64 wanted)
+/* A call may end on another vcpu than it began on: one table for all, the first vcpu's. A task is on one vcpu at a time, and so is its entry. */
+static struct pending *entry(u64 index)
 {
-	u64 first = (task >> 6) * 0x9e3779b97f4a7c15ul >> 54;
+	return (struct pending *)((u64)trace_pending - area.me * WINDOW_BYTES) + index % TRACE_PENDING;
+}
 
+static u64 first_of(u64 task) { return (task >> 6) * 0x9e3779b97f4a7c15ul >> 54; }
+
+static struct pending *slot(u64 task)
+{
 	for (u64 i = 0; i < PROBES; i++) {
-		struct pending *p = &trace_pending[(first + i) % TRACE_PENDING];
-		if (p->task == wanted)
+		struct pending *p = entry(first_of(task) + i);
+		if (p->task == task)
+			return p;
+	}
+	return 0;
+}
+
+static struct pending *free_slot(u64 task)
+{
+	for (u64 i = 0; i < PROBES; i++) {
+		struct pending *p = entry(first_of(task) + i);
+		u64 none = 0;
+		if (!p->task && __atomic_compare_exchange_n(&p->task, &none, task, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 			return p;
 	}
 	return 0;
@@ -319,14 +365,14 @@ void trace_enter(int compat)
 			cap = file_cap(file, &known);
 		if (spec & SPEC_KNOWN_FILE && !known)
 			return;
-		if (spec & SPEC_WRITTEN && !(file && half(file + trace.at[AT_FILE_MODE]) & FMODE_WRITE))
+		if (spec & SPEC_WRITTEN && !is_written(file))
 			return;
 	}
 	struct pen pen = reserve(bound(spec, args, cap));
 	if (!pen.start)
 		return;
 	struct record *record = begin(&pen, RECORD_ENTER, nr, task);
-	u64 seq = record->seq = ++trace.seq;
+	u64 seq = record->seq = ++trace.seq | area.me << SEQ_VCPU_SHIFT;
 	u64 flags = record->flags = (compat ? RECORD_COMPAT : 0) | known << RECORD_FILE_SHIFT;
 	record->file = file;
 	for (int i = 0; i < 6; i++)
@@ -336,17 +382,16 @@ void trace_enter(int compat)
 		if (kind_of(spec, i) && put_before(&pen, kind_of(spec, i), i, args, cap))
 			again |= 1ul << (32 + i);
 	publish(&pen);
-	/* What goes through terminals and sockets does not vanish with the descriptor. */
-	if (spec & SPEC_SYNC_ENTER && !known)
+	if (spec & SPEC_SYNC_ENTER && (spec & SPEC_FILE ? is_written(file) : holds_written(task)))
 		sync();
 	if (spec & SPEC_NO_RETURN)
 		return;
-	struct pending *p = slot(task, task);
+	struct pending *p = slot(task);
 	if (!p)
-		p = slot(task, 0);
+		p = free_slot(task);
 	if (!p) {
 		/* The table is full: one that waits longest is forgotten, and its result with it. */
-		p = &trace_pending[(task >> 6) * 0x9e3779b97f4a7c15ul >> 54];
+		p = entry(first_of(task));
 		trace.lost++;
 	}
 	*p = (struct pending){ task, seq, spec | again | r->rip << PENDING_RIP, nr | cap << 16 | flags << 56, file, { args[0], args[1], args[2], args[3], args[4], args[5] } };
@@ -380,12 +425,12 @@ static u64 outcome(const struct pending *call, u64 rax, u64 rip, u64 rsp)
 void trace_leave(u64 rax, u64 rip, u64 rsp)
 {
 	u64 task = current();
-	struct pending *p = task ? slot(task, task) : 0;
+	struct pending *p = task ? slot(task) : 0;
 
 	if (!p)
 		return;
 	struct pending call = *p;
-	p->task = 0;
+	__atomic_store_n(&p->task, 0, __ATOMIC_RELEASE);
 	u64 nr = call.nr & 0xffff, cap = minimum(call.nr << 8 >> 24, ARGUMENT_MAX);
 	u64 result = outcome(&call, rax, rip, rsp);
 	struct pen pen = reserve(bound(call.spec, call.args, cap));

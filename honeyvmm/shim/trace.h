@@ -14,18 +14,18 @@
 
 /* What of a call is written: a word a call number. Bits 8.. hold four bits an argument. */
 #define SPEC_RECORD      1
-#define SPEC_SYNC_ENTER  2   /* the observer has seen it before the call begins */
+#define SPEC_SYNC_ENTER  2   /* the observer has seen it before the call begins: a file that is written may vanish by it */
 #define SPEC_SYNC_LEAVE  4   /* and before the task goes on */
 #define SPEC_FILE        8   /* argument 0 is a descriptor: its file decides how much is kept */
 #define SPEC_KNOWN_FILE  16  /* with SPEC_FILE: nothing is written unless the file is one of `files` */
 #define SPEC_NO_RETURN   32
-#define SPEC_WRITTEN     64  /* with SPEC_FILE: only where the file is open for writing */
+#define SPEC_WRITTEN     64  /* with SPEC_FILE: only where it is a regular file that is open for writing */
 enum { ARG_VALUE, ARG_STRING, ARG_IN, ARG_OUT, ARG_SOCKADDR_IN, ARG_SOCKADDR_OUT, ARG_VECTOR_IN, ARG_VECTOR_OUT, ARG_MESSAGE_IN,
        ARG_MESSAGE_OUT, ARG_STRINGS, ARG_IN_16, ARG_OUT_16, ARG_OUT_144 };
 
 /* Offsets in the guest's structures, from its BTF. */
 enum { AT_TASK_PID, AT_TASK_TGID, AT_TASK_COMM, AT_TASK_CRED, AT_CRED_UID, AT_TASK_FILES, AT_FILES_FDT, AT_FDT_MAX_FDS, AT_FDT_FD, AT_FILE_OP,
-       AT_FILE_MODE, AT_FILE_PRIVATE, AT_SOCKET_OPS, AT_COUNT };
+       AT_FILE_MODE, AT_FILE_PRIVATE, AT_SOCKET_OPS, AT_FILE_INODE, AT_INODE_MODE, AT_COUNT };
 
 struct trace {
 	volatile u64 armed;     /*   0: not 0: calls are looked at */
@@ -44,6 +44,8 @@ struct trace {
 	u32 spec[2][TRACE_CALLS]; /* 416: 64-bit calls, 32-bit calls */
 };
 
+/* Of seq: the vcpu on which a call began. */
+#define SEQ_VCPU_SHIFT 56
 /* A record's head. Records follow each other at multiples of eight; none wraps around: RECORD_PAD fills the ring's end. */
 enum { RECORD_PAD, RECORD_ENTER, RECORD_LEAVE };
 #define RECORD_COMPAT 1
@@ -53,7 +55,7 @@ struct record {
 	u8 kind, flags;
 	u16 nr;
 	u64 time;     /* system time, ns */
-	u64 seq;      /* of a leave: that of its enter */
+	u64 seq;      /* of a leave: that of its enter, perhaps on another vcpu */
 	u64 task;
 	u32 pid, tgid, uid, vcpu;
 	char comm[16];

@@ -58,6 +58,7 @@ long call_vmm(u64 op, u64 nr, const u64 *args)
 /* First thing on every entry: the last exit has happened, so what it was to load is loaded. */
 static void entered(void)
 {
+	area.in_guest = 0;
 	area.need_flush = 0;
 #ifdef BACKEND_HARDWARE
 	/* The user's address space has no physmap, and nearly every entry goes on to the guest kernel. */
@@ -320,6 +321,21 @@ static int like_sysret(void)
 	return r->rcx == r->rip && r->r11 == r->rflags && !(r->rflags & 0x10100) && area.exit_cs == SEL_USER_CS;
 }
 
+/* Another vcpu that asks for a flush from here on finds us in the guest and has us taken out; what was asked before, we see. */
+static void leave_for_guest(void)
+{
+	u64 wanted;
+
+	if (area.vcpus == 1)
+		return;
+	__atomic_exchange_n(&area.in_guest, 1, __ATOMIC_SEQ_CST);
+	wanted = area.flush_wanted;
+	if (wanted != area.flush_done) {
+		area.need_flush = 1;
+		area.flush_done = wanted;
+	}
+}
+
 /* Last in C before the guest goes on: deliver what is pending, then choose the way out. */
 __attribute__((visibility("hidden"))) void c_out(void)
 {
@@ -330,6 +346,7 @@ __attribute__((visibility("hidden"))) void c_out(void)
 		count(COUNT_UPCALLS);
 		bounce(area.callback_event, 1, 0, 0);
 	}
+	leave_for_guest();
 	area.exit_cs = !area.kernel_mode ? area.user_cs : SEL_USER_CS;
 	u64 cr3 = area.kernel_mode ? area.kernel_cr3 : area.user_cr3;
 #ifdef BACKEND_HARDWARE

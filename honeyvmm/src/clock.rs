@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Bytes of `struct vcpu_time_info`.
 pub const TIME_INFO_BYTES: usize = 32;
 const FLAG_TSC_STABLE: u8 = 1;
+const FLAG_GUEST_STOPPED: u8 = 2;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// The relation of the time-stamp counter to system time.
@@ -46,6 +47,14 @@ impl Clock {
         Clock { tsc_base: tsc(), mul, shift }
     }
 
+    /// So much system time has passed by now: a saved domain's clock goes on, on this host's counter.
+    pub fn resume(tsc_khz: u32, now_ns: u64) -> Clock {
+        let Clock { tsc_base, mul, shift } = Clock::start(tsc_khz);
+        let ticks = u128::from(now_ns) * u128::from(tsc_khz.max(1)) / 1_000_000;
+        // A counter that began later than the domain goes below zero: differences are reckoned modulo 2^64, by the guest too.
+        Clock { tsc_base: tsc_base.wrapping_sub(ticks as u64), mul, shift }
+    }
+
     /// The counter's value at time zero.
     pub fn tsc_base(&self) -> u64 {
         self.tsc_base
@@ -69,12 +78,22 @@ impl Clock {
 
     /// `struct vcpu_time_info`.
     pub fn time_info(&self) -> [u8; TIME_INFO_BYTES] {
+        self.time_info_after(0, 0)
+    }
+
+    /// The same in place of one of this version, for a guest that was saved: it is told that it stood still, so that its watchdogs do not bark.
+    pub fn time_info_of_restored(&self, version: u32) -> [u8; TIME_INFO_BYTES] {
+        self.time_info_after(version, FLAG_GUEST_STOPPED)
+    }
+
+    fn time_info_after(&self, version: u32, flags: u8) -> [u8; TIME_INFO_BYTES] {
         let mut out = [0; TIME_INFO_BYTES];
-        out[0..4].copy_from_slice(&2u32.to_le_bytes()); // an even version: not being written
+        // An even version: not being written.
+        out[0..4].copy_from_slice(&((version | 1).wrapping_add(1)).to_le_bytes());
         out[8..16].copy_from_slice(&self.tsc_base.to_le_bytes());
         out[24..28].copy_from_slice(&self.mul.to_le_bytes());
         out[28] = self.shift.cast_unsigned();
-        out[29] = FLAG_TSC_STABLE;
+        out[29] = FLAG_TSC_STABLE | flags;
         out
     }
 
@@ -89,6 +108,13 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_goes_on_is_where_it_was() {
+        let clock = Clock::resume(2_600_000, 5 * NS_PER_S);
+        let now = clock.now_ns();
+        assert!((5 * NS_PER_S..6 * NS_PER_S).contains(&now), "{now}");
+    }
 
     #[test]
     fn a_second_of_ticks_is_a_second() {

@@ -18,8 +18,10 @@ pub struct DomainConfig {
     pub uuid: String,
     /// RAM in MiB.
     pub memory_mib: u64,
-    /// Number of vcpus that the guest may use.
+    /// Number of vcpus that the guest is told to use at its start.
     pub vcpus: u32,
+    /// Number of vcpus that it may ever have.
+    pub maxvcpus: u32,
     /// Kernel command line (`root` and `extra` of the domain file joined).
     pub cmdline: String,
     /// `/dev/kvm`.
@@ -30,6 +32,8 @@ pub struct DomainConfig {
     pub kernel_fd: RawFd,
     /// The initramfs.
     pub ramdisk_fd: Option<RawFd>,
+    /// Of a saved domain, its state (JSON); RAM and the shim's memory hold what they held then, and kernel and initramfs are not looked at.
+    pub state_fd: Option<RawFd>,
     /// RAM: a memfd of `memory_mib` MiB.
     pub ram_fd: RawFd,
     /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.

@@ -31,6 +31,8 @@ enum Request {
     Reboot,
     Destroy,
     XenstoreLs,
+    Save,
+    VcpuSet { vcpus: u32 },
 }
 
 /// The socket's writing end. Clones share it; a line goes out whole.
@@ -104,7 +106,14 @@ fn answer(request: Request, handle: &Handle) -> Result<Value, String> {
             handle.destroy();
             Ok(json!({}))
         }
+        Request::VcpuSet { vcpus } => {
+            handle.set_vcpus(vcpus).map(|()| json!({})).map_err(|error| error.to_string())
+        }
         Request::XenstoreLs => Ok(json!(handle.store().dump())),
+        Request::Save => {
+            let state = handle.save().map_err(|error| error.to_string())?;
+            serde_json::to_value(state).map_err(|error| error.to_string())
+        }
     }
 }
 
@@ -161,6 +170,7 @@ fn info(handle: &Handle) -> Value {
             COUNT_NAMES.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), json!(count))).collect()
         })
         .collect();
+    let up = handle.vcpus_up();
     let devices: serde_json::Map<String, Value> = handle
         .device_counts()
         .into_iter()
@@ -174,6 +184,9 @@ fn info(handle: &Handle) -> Value {
     json!({
         "kvm": backend,
         "system_time_s": handle.now_ns() as f64 / 1e9,
+        "vcpus": up.iter().filter(|up| **up).count(),
+        "maxvcpus": up.len(),
+        "vcpus_up": up,
         "shim": vcpus,
         "devices": devices,
         "xenstore_events_dropped": handle.store().dropped_events(),
@@ -185,10 +198,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_single_words_and_nothing_else() {
+    fn what_is_no_request_is_refused() {
         let parse = |text: &str| serde_json::from_str::<Request>(text).ok();
         assert_eq!(parse(r#"{"op":"xenstore-ls"}"#), Some(Request::XenstoreLs));
-        for wrong in ["", "pause", r#"{"op":"dance"}"#, r#"{"op":["pause"]}"#, "[]", "null"] {
+        assert_eq!(parse(r#"{"op":"vcpu-set","vcpus":2}"#), Some(Request::VcpuSet { vcpus: 2 }));
+        for wrong in [
+            r#"{"op":"vcpu-set"}"#,
+            r#"{"op":"vcpu-set","vcpus":-1}"#,
+            "",
+            "pause",
+            r#"{"op":"dance"}"#,
+            r#"{"op":["pause"]}"#,
+            "[]",
+            "null",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -42,8 +42,17 @@ const fn bits(list: &[u32]) -> u32 {
     out
 }
 
+/// Which of a domain's processors is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, and so its APIC id.
+    pub vcpu: u8,
+    /// How many there are.
+    pub vcpus: u8,
+}
+
 /// A leaf as the guest sees it, from the processor's answer.
-pub fn guest_view(leaf: u32, subleaf: u32, host: Registers) -> Registers {
+pub fn guest_view(leaf: u32, subleaf: u32, place: Place, host: Registers) -> Registers {
     let [a, b, c, d] = host;
     match (leaf, subleaf) {
         (XEN_LEAF, _) => [
@@ -54,10 +63,10 @@ pub fn guest_view(leaf: u32, subleaf: u32, host: Registers) -> Registers {
         ],
         (0x4000_0001, _) => [XEN_VERSION, 0, 0, 0],
         (0x4000_0002..=0x4fff_ffff, _) => [0; 4],
-        // One logical processor, APIC id 0.
+        // Without HTT each vcpu is a package of its own, as Linux takes PV's vcpus to be.
         (1, _) => [
             a,
-            (b & 0xffff) | 0x1_0000,
+            (b & 0xffff) | u32::from(place.vcpus) << 16 | u32::from(place.vcpu) << 24,
             (c & !LEAF1_ECX_CLEAR) | (LEAF1_ECX_SET & (c | 1 << 31)),
             d & !LEAF1_EDX_CLEAR,
         ],
@@ -80,9 +89,10 @@ pub fn host(leaf: u32, subleaf: u32) -> Registers {
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
-fn filter_entry(entry: &kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
+fn filter_entry(entry: &kvm_cpuid_entry2, place: Place) -> kvm_cpuid_entry2 {
     let mut out = *entry;
-    let [a, b, c, d] = guest_view(entry.function, entry.index, [entry.eax, entry.ebx, entry.ecx, entry.edx]);
+    let host = [entry.eax, entry.ebx, entry.ecx, entry.edx];
+    let [a, b, c, d] = guest_view(entry.function, entry.index, place, host);
     (out.eax, out.ebx, out.ecx, out.edx) = (a, b, c, d);
     if entry.function == 7 && entry.index == 0 {
         out.ebx |= entry.ebx & LEAF7_EBX_FOR_CR4;
@@ -92,12 +102,12 @@ fn filter_entry(entry: &kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
 }
 
 /// KVM's table. On PVM user code never sees it and KVM's emulator wants it whole.
-pub fn filter_for_user(supported: &CpuId, backend: Backend) -> CpuId {
+pub fn filter_for_user(supported: &CpuId, backend: Backend, place: Place) -> CpuId {
     if backend == Backend::Pvm {
         return supported.clone();
     }
     let mut filtered = supported.clone();
-    filtered.as_mut_slice().iter_mut().for_each(|entry| *entry = filter_entry(entry));
+    filtered.as_mut_slice().iter_mut().for_each(|entry| *entry = filter_entry(entry, place));
     filtered
 }
 
@@ -105,9 +115,11 @@ pub fn filter_for_user(supported: &CpuId, backend: Backend) -> CpuId {
 mod tests {
     use super::*;
 
+    const FIRST: Place = Place { vcpu: 0, vcpus: 1 };
+
     #[test]
     fn the_hypervisor_leaf_names_xen() {
-        let [max, b, c, d] = guest_view(XEN_LEAF, 0, [0; 4]);
+        let [max, b, c, d] = guest_view(XEN_LEAF, 0, FIRST, [0; 4]);
         assert_eq!(max, 0x4000_0002);
         let name: Vec<u8> = [b, c, d].iter().flat_map(|r| r.to_le_bytes()).collect();
         assert_eq!(name, b"XenVMMXenVMM");
@@ -115,7 +127,12 @@ mod tests {
 
     #[test]
     fn large_pages_and_pcid_are_hidden() {
-        let [_, _, c, d] = guest_view(1, 0, [!0; 4]);
+        let [_, _, c, d] = guest_view(1, 0, FIRST, [!0; 4]);
         assert_eq!((c >> 17 & 1, d >> 3 & 1), (0, 0));
+    }
+    #[test]
+    fn each_vcpu_has_an_apic_id_of_its_own() {
+        let [_, b, ..] = guest_view(1, 0, Place { vcpu: 3, vcpus: 4 }, [0, 0xffff_ffff, 0, 0]);
+        assert_eq!(b, 0x0304_ffff);
     }
 }

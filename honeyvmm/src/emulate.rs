@@ -3,7 +3,7 @@
 //! Only what a PV kernel executes and the shim leaves to us (`shim/privileged.c` has the rest): rdmsr, wrmsr, in and out by number, cli, sti,
 //! hlt, moves to and from control and debug registers, wbinvd, clts, rdpmc, xsetbv. Nothing reaches a device; there is none.
 
-use crate::cpuid;
+use crate::cpuid::{self, Place};
 use crate::memory::{Gpa, Gva};
 use crate::paging::AddressSpace;
 use crate::shim::{Area, Field, Register};
@@ -98,7 +98,8 @@ pub fn invalid_opcode(area: &Area, memory: &crate::memory::GuestMemory) -> Emula
         return Emulated::No;
     }
     let (leaf, subleaf) = (area.register(Register::Rax) as u32, area.register(Register::Rcx) as u32);
-    let answer = cpuid::guest_view(leaf, subleaf, cpuid::host(leaf, subleaf));
+    let place = Place { vcpu: area.get(Field::Me) as u8, vcpus: area.get(Field::Vcpus) as u8 };
+    let answer = cpuid::guest_view(leaf, subleaf, place, cpuid::host(leaf, subleaf));
     for (register, value) in
         [Register::Rax, Register::Rbx, Register::Rcx, Register::Rdx].into_iter().zip(answer)
     {

@@ -6,6 +6,7 @@
 //! out, and checking that its `dom` means the caller, is the hypercall layer's work.
 
 mod pending;
+mod state;
 mod table;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::errno::Errno;
 use crate::memory::{Access, EvtchnPort, Gpa, GuestMemory, MemoryError, PAGE_SIZE};
 
+pub use state::{ChannelsState, StateError};
 pub use table::{BACKEND_DOMID, ChannelStatus, PORTS_MAX, VIRQS_MAX, virq};
 
 use pending::PendingWords;
@@ -46,6 +48,9 @@ pub enum EvtchnSetupError {
     /// `shared_info` is not where it was said to be.
     #[error("cannot reach shared_info")]
     SharedInfo(#[source] MemoryError),
+    /// The channels of a saved domain do not fit.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 /// All event channels of a domain. Clones are the same channels.

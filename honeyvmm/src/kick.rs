@@ -7,6 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ fn install_handler() -> io::Result<()> {
 /// One vcpu's thread, from other threads.
 pub struct VcpuKick {
     wake: OwnedFd,
+    /// It sleeps, or is about to and will look once more before: the eventfd reaches it, and no signal is needed.
+    waiting: AtomicBool,
     /// Set while the thread is the vcpu's: its number means nothing after that. Held while it is signalled, a leaf lock.
     thread: Mutex<Option<libc::pthread_t>>,
 }
@@ -60,7 +63,7 @@ impl VcpuKick {
     /// A thread that has not started yet; kicks before that only leave it something to wake up for.
     pub fn new() -> io::Result<VcpuKick> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(VcpuKick { wake, thread: Mutex::new(None) })
+        Ok(VcpuKick { wake, waiting: AtomicBool::new(false), thread: Mutex::new(None) })
     }
 
     /// Makes the calling thread the vcpu's. `immediate_exit` must outlive the guard.
@@ -83,24 +86,29 @@ impl VcpuKick {
         if thread.is_some_and(|thread| unsafe { libc::pthread_equal(thread, libc::pthread_self()) } != 0) {
             return;
         }
-        // Full or not, the eventfd is readable after it.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        if let Some(thread) = *thread {
+        if self.waiting.load(Ordering::SeqCst) {
+            // Full or not, the eventfd is readable after it.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        } else if let Some(thread) = *thread {
             // SAFETY: the thread lives: it takes its number back, under the lock that we hold, before it ends.
             unsafe { libc::pthread_kill(thread, signal_number()) };
         }
     }
 
-    /// Waits for a kick or until the timeout.
-    pub fn wait(&self, timeout: Option<Duration>) {
-        let fd: BorrowedFd<'_> = self.wake.as_fd();
-        let timeout = timeout.map(|d| Timespec {
-            tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(d.subsec_nanos()),
-        });
-        // EINTR is a kick as well.
-        let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], timeout.as_ref());
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    /// Waits for a kick or until the timeout, unless `done`, which looks at whatever a kick tells of.
+    pub fn wait(&self, timeout: Duration, done: impl Fn() -> bool) {
+        self.waiting.store(true, Ordering::SeqCst);
+        if !done() {
+            let fd: BorrowedFd<'_> = self.wake.as_fd();
+            let timeout = Timespec {
+                tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(timeout.subsec_nanos()),
+            };
+            // EINTR is a kick as well.
+            let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout));
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        self.waiting.store(false, Ordering::SeqCst);
     }
 }
 

@@ -28,6 +28,7 @@ mod run;
 pub mod run_loop;
 mod server;
 pub mod shim;
+pub mod vcpus;
 pub mod xenbus;
 pub mod xenstore;
 

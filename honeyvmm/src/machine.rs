@@ -1,34 +1,36 @@
-//! One domain, whole: its memory, vcpu, devices and the threads that drive them. Built from plain parts; opens nothing.
+//! One domain, whole: its memory, vcpus, devices and the threads that drive them. Built from plain parts; opens nothing.
 //!
-//! Threads: the vcpu's; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
+//! Threads: one a vcpu; one that serves xenstore and the console; a worker a device. The caller keeps the [`Machine`] to pause,
 //! shut down and look.
 
-use std::ops::Range;
+mod begin;
+pub mod state;
+
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::builder::{self, BuildError, Ports, StartOfDay};
-use crate::clock::Clock;
-use crate::console::Console;
+use crate::builder::BuildError;
+use crate::cpuid::Place;
 use crate::device::Overseen;
-use crate::evtchn::{Doorbell, EventChannels, EvtchnSetupError};
-use crate::grant::GrantTable;
+use crate::evtchn::{Doorbell, EvtchnSetupError};
 use crate::hypercall::Shared;
 use crate::kernel_image::KernelImage;
 use crate::kick::{VcpuKick, VcpuKicks};
 use crate::kvm::{KvmError, Vcpu, Vm};
-use crate::memory::{Access, Gpa, GuestMemory, Gva, MemoryError, PAGE_SIZE, Region};
+use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Region};
 use crate::run_loop::{End, Requests, RunLoop, TraceCalls, VcpuSnapshot};
-use crate::server::{ConsoleStream, Server, Wake};
+use crate::server::{ConsoleStream, Gate, Server, Wake};
 use crate::shim::trace::Trace;
-use crate::shim::{self, Area, Backend, Field, GRANT_FRAMES, Layout, Register};
-use crate::xenbus::{self, Device, Xenbus};
+use crate::shim::{Area, Backend, Layout};
+use crate::xenbus::{self, BackendError, Device};
 use crate::xenstore::Xenstore;
+use begin::{Site, set_availability};
+pub use state::{ClockState, DomainState, NotSaved, Pages, StateError};
 
 /// Why a domain cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,18 @@ pub enum MachineError {
     /// The page of the console or of xenstore is not in memory.
     #[error("cannot attach the domain's console and xenstore rings")]
     Ring(#[from] crate::ring::bytes::ByteRingError),
+    /// The saved domain is none that this build can go on with.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A device of a saved domain cannot be taken up.
+    #[error("device {name} of the saved domain cannot be taken up")]
+    Device {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: BackendError,
+    },
     /// A descriptor or a thread could not be had.
     #[error("cannot set up the domain's threads")]
     Io(#[from] io::Error),
@@ -65,6 +79,8 @@ pub struct Parts<'a> {
     pub kvm_fd: RawFd,
     /// What [`crate::kvm::probe`] says of it.
     pub backend: Backend,
+    /// How many vcpus the guest may have, and how many of these are offered at its start.
+    pub vcpus: VcpuCounts,
     /// RAM; its base is 0.
     pub ram: Region,
     /// The shim's memory, of [`Layout::shim_bytes`] bytes at [`SHIM_GPA`]; who else maps it reads the trace.
@@ -77,16 +93,32 @@ pub struct Parts<'a> {
     pub name: &'a str,
     /// UUID's bytes.
     pub uuid: [u8; 16],
+    /// How it begins.
+    pub origin: Origin<'a>,
+    /// The console's stream: what the guest writes goes out, what comes in is typed.
+    pub console: OwnedFd,
+    /// Devices.
+    pub devices: Vec<Offered>,
+}
+
+/// How a domain begins.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    /// With a kernel's first instruction.
+    Boot(Boot<'a>),
+    /// Where it was saved; RAM and the shim's memory hold what they held then.
+    Saved(&'a DomainState),
+}
+
+/// What is booted.
+#[derive(Clone, Copy)]
+pub struct Boot<'a> {
     /// The kernel.
     pub kernel: &'a KernelImage<'a>,
     /// The initramfs.
     pub ramdisk: Option<&'a [u8]>,
     /// Kernel command line.
     pub cmdline: &'a str,
-    /// The console's stream: what the guest writes goes out, what comes in is typed.
-    pub console: OwnedFd,
-    /// Devices.
-    pub devices: Vec<Offered>,
 }
 
 /// A device for the domain.
@@ -99,6 +131,41 @@ pub struct Offered {
     pub overseen: Arc<dyn Overseen>,
 }
 
+/// How many vcpus a domain has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuCounts {
+    /// All that there ever may be, 1 to [`crate::shim::VCPUS_MAX`].
+    pub all: u32,
+    /// Those that the guest is told to use at its start: the first ones.
+    pub online: u32,
+}
+
+impl VcpuCounts {
+    /// All from the start.
+    pub fn all_online(vcpus: u32) -> VcpuCounts {
+        VcpuCounts { all: vcpus, online: vcpus }
+    }
+}
+
+/// Why the number of vcpus cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuSetError {
+    /// Too many, or none.
+    #[error("a domain with {all} vcpus cannot have {online} online")]
+    Count {
+        /// Asked for.
+        online: u32,
+        /// There are.
+        all: u32,
+    },
+    /// Xenstore refused.
+    #[error("cannot write xenstore: {0}")]
+    Store(#[from] crate::xenstore::StoreError),
+}
+
+/// Where each vcpu stood last.
+type Snapshots = Vec<Arc<Mutex<VcpuSnapshot>>>;
+
 /// Devices as they are seen from outside, by name: `vbd-51712`, `vif-0`.
 type NamedDevices = Vec<(String, Arc<dyn Overseen>)>;
 
@@ -107,175 +174,104 @@ pub struct Machine {
     shared: Shared,
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
-    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    snapshots: Snapshots,
     devices: NamedDevices,
     store: Xenstore,
-    areas: Vec<Area>,
+    pages: Pages,
+    gate: Arc<Gate>,
     backend: Backend,
-    vcpu: JoinHandle<End>,
-    release: Sender<()>,
+    vcpus: Vec<JoinHandle<()>>,
+    ends: Receiver<End>,
+    release: Vec<Sender<()>>,
     server: JoinHandle<()>,
     server_stop: OwnedFd,
-}
-
-fn set_shared_info(memory: &GuestMemory, layout: &Layout, clock: &Clock) -> Result<(), MemoryError> {
-    const MASKS: u64 = 2048 + 512;
-    const WALL_CLOCK: u64 = 3072;
-    let page = layout.shared_info();
-    for vcpu in 0..u64::from(layout.vcpus) {
-        memory.write_u8(page.offset(64 * vcpu + 1), 1)?; // events masked
-        memory.write(page.offset(64 * vcpu + 32), &clock.time_info())?;
-    }
-    memory.fill(page.offset(MASKS), 0xff, 512)?;
-    let (seconds, nanoseconds) = clock.wall_clock_base();
-    memory.write_u32(page.offset(WALL_CLOCK), 2)?; // even: not being written
-    memory.write_u32(page.offset(WALL_CLOCK + 4), (seconds & 0xffff_ffff) as u32)?;
-    memory.write_u32(page.offset(WALL_CLOCK + 8), nanoseconds)?;
-    memory.write_u32(page.offset(WALL_CLOCK + 12), (seconds >> 32) as u32)
-}
-
-fn set_start(area: &Area, clock: &Clock, start: &StartOfDay) {
-    for (field, value) in [
-        (Field::TscBase, clock.tsc_base()),
-        (Field::TscScale, clock.packed_scale()),
-        (Field::KernelCr3, start.cr3.0),
-        (Field::CurrentCr3, start.cr3.0),
-    ] {
-        area.set(field, value);
-    }
-    area.set_gate_cr3(start.cr3.0);
-    for (register, value) in [
-        (Register::Rip, start.entry.0),
-        (Register::Rsi, start.start_info.0),
-        (Register::Rsp, start.stack.0),
-        (Register::Rflags, 0x202),
-    ] {
-        area.set_register(register, value);
-    }
-}
-
-fn write_home(
-    store: &Xenstore,
-    parts: &Parts<'_>,
-    start: &StartOfDay,
-    ports: Ports,
-    layout: &Layout,
-) -> Result<(), MachineError> {
-    let home = store.home();
-    let uuid: String = parts.uuid.iter().map(|b| format!("{b:02x}")).collect();
-    let vm =
-        format!("/vm/{}-{}-{}-{}-{}", &uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]);
-    let kib = (layout.ram_bytes / 1024).to_string();
-    for (path, value) in [
-        ("name", parts.name.to_owned()),
-        ("domid", parts.domid.to_string()),
-        ("vm", vm),
-        ("memory/target", kib.clone()),
-        ("memory/static-max", kib),
-        ("cpu/0/availability", "online".to_owned()),
-        ("console/ring-ref", start.console.0.to_string()),
-        ("console/port", ports.console.0.to_string()),
-        ("console/type", "honeyvmm".to_owned()),
-        ("store/ring-ref", start.store.0.to_string()),
-        ("store/port", ports.store.0.to_string()),
-        ("control/platform-feature-multiprocessor-suspend", "0".to_owned()),
-    ] {
-        store.write(&format!("{home}/{path}"), &value)?;
-    }
-    Ok(())
-}
-
-/// What a booting kernel touches is mapped while it begins (see [`Region::map_now`]), in the order in which it comes there: its image, also
-/// where that is zero and was not copied; the end of RAM, with this share for memmap (1/64) and other early tables; what it allocates
-/// upwards from the image's end, of which no decoy has less than that share in use.
-const EARLY_SHARE: u64 = 32;
-const AHEAD_SHARE: u64 = 5;
-const AHEAD_STEP_BYTES: u64 = 1 << 20;
-
-fn map_ahead(ram: Region, image: Range<Gpa>) -> io::Result<()> {
-    let share = |share: u64| ram.bytes() / share & !(PAGE_SIZE - 1);
-    let early = ram.bytes() - share(EARLY_SHARE);
-    let beyond = image.end.0..early.min(image.end.0 + share(AHEAD_SHARE));
-    let ranges = [image.start.0..image.end.0, early..ram.bytes(), beyond];
-    let map = move || {
-        for range in ranges {
-            for at in range.clone().step_by(AHEAD_STEP_BYTES as usize) {
-                ram.map_now(Gpa(at), AHEAD_STEP_BYTES.min(range.end - at));
-            }
-        }
-    };
-    thread::Builder::new().name("map-ahead".into()).spawn(map).map(drop)
 }
 
 impl Machine {
     /// Builds the domain and starts its threads; no instruction of the guest runs before [`Machine::release`].
     pub fn build(parts: Parts<'_>) -> Result<Machine, MachineError> {
         let backend = parts.backend;
-        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: 1 };
+        let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: parts.vcpus.all };
         let memory = GuestMemory::new(parts.ram.clone(), Some(parts.shim.clone()));
-        let areas = shim::populate(&memory, &layout, backend)?;
-        let kicks = Arc::new(VcpuKicks(vec![VcpuKick::new()?]));
-        let events = EventChannels::new(memory.clone(), layout.shared_info(), 1, kicks.clone())?;
+        let kicks = (0..layout.vcpus).map(|_| VcpuKick::new()).collect::<io::Result<_>>()?;
+        let kicks = Arc::new(VcpuKicks(kicks));
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let bell: Arc<dyn Doorbell> = Arc::new(Wake(wake.try_clone()?));
-        let store_channel = events.alloc_backend_port(bell.clone()).map_err(MachineError::Port)?;
-        let console_channel = events.alloc_backend_port(bell).map_err(MachineError::Port)?;
-        let ports = Ports { store: store_channel.port(), console: console_channel.port() };
-        let start = build(&parts, &memory, &layout, backend, ports)?;
-        map_ahead(parts.ram.clone(), start.image.clone())?;
-
-        let store = Xenstore::new(parts.domid);
-        write_home(&store, &parts, &start, ports, &layout)?;
-        store.attach(memory.clone(), Gpa(start.store.0 * PAGE_SIZE), store_channel)?;
-        let console = Console::attach(memory.clone(), Gpa(start.console.0 * PAGE_SIZE))?;
-        let grants = GrantTable::new(memory.clone(), layout.grant_table(), GRANT_FRAMES as u32);
-        let mut bus = Xenbus::new(store.clone(), parts.domid, memory.clone(), grants, events.clone());
-        let devices = add_devices(&mut bus, parts.devices)?;
-
-        let vm = Vm::new(parts.kvm_fd, &memory)?;
-        let area = areas[0].clone();
-        let vcpu = Vcpu::new(&vm, 0, backend, area.window_va(), start.cr3.0)?;
-        let clock = Clock::start(vcpu.tsc_khz()?);
-        set_shared_info(&memory, &layout, &clock)?;
-        set_start(&area, &clock, &start);
+        let site =
+            Site { domid: parts.domid, backend, layout, memory: memory.clone(), kicks: kicks.clone(), bell };
+        let begun = match parts.origin {
+            Origin::Boot(boot) => {
+                begin::boot(site, &boot, parts.name, parts.uuid, parts.vcpus.online, parts.devices)?
+            }
+            Origin::Saved(state) => begin::restore(site, state, parts.devices)?,
+        };
+        let vm = Arc::new(Vm::new(parts.kvm_fd, &memory)?);
+        let mut of_kvm: Vec<Vcpu> = (0..layout.vcpus)
+            .map(|index| {
+                let place = Place { vcpu: index as u8, vcpus: layout.vcpus as u8 };
+                Vcpu::new(&vm, place, backend, layout.window_va(index), begun.cr3.0)
+            })
+            .collect::<Result<_, _>>()?;
+        let clock = begun.set_clock(of_kvm[0].tsc_khz()?, &layout, &memory)?;
+        let mut started = vec![false; of_kvm.len()];
+        if let Origin::Saved(state) = parts.origin {
+            for ((vcpu, started), kept) in of_kvm.iter_mut().zip(&mut started).zip(&state.vcpus) {
+                vcpu.load(&kept.registers)?;
+                *started = kept.started;
+            }
+        }
 
         let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
-        let shared = Shared { memory, layout, events, clock, early_console, uuid: parts.uuid };
-        let (requests, snapshot) =
-            (Arc::new(Requests::default()), Arc::new(Mutex::new(VcpuSnapshot::default())));
+        let vcpus = begun.vcpus;
+        let shared =
+            Shared { memory, layout, events: begun.events, vcpus, clock, early_console, uuid: parts.uuid };
+        let requests = Arc::new(Requests::default());
+        let snapshots: Snapshots = (0..layout.vcpus).map(|_| Arc::default()).collect();
         let server_stop =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let gate = Arc::new(Gate::default());
         let server = Server {
-            bus,
-            console,
-            console_channel,
+            bus: begun.bus,
+            console: begun.console,
+            console_channel: begun.console_channel,
             stream: parts.console,
             wake,
             stop: server_stop.try_clone()?,
             complaints: 0,
+            gate: gate.clone(),
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
-        let run_loop = RunLoop {
-            vcpu,
-            area,
-            index: 0,
-            shared: shared.clone(),
-            kicks: kicks.clone(),
-            requests: requests.clone(),
-            snapshot: snapshot.clone(),
-            trace: TraceCalls { trace: Trace::new(&parts.shim, 0)?, bell: parts.trace_bell },
-        };
-        let (release, vcpu) = spawn_vcpu(run_loop, vm)?;
+        let (end, ends) = channel();
+        let (mut release, mut threads) = (Vec::new(), Vec::new());
+        for (index, vcpu) in of_kvm.into_iter().enumerate() {
+            let bell = parts.trace_bell.as_ref().map(OwnedFd::try_clone).transpose()?;
+            let run_loop = RunLoop {
+                vcpu,
+                area: shared.vcpus.area(index).clone(),
+                index: index as u32,
+                shared: shared.clone(),
+                kicks: kicks.clone(),
+                requests: requests.clone(),
+                snapshot: snapshots[index].clone(),
+                trace: TraceCalls { trace: Trace::new(&parts.shim, index as u32)?, bell },
+                started: started[index],
+            };
+            let (go, thread) = spawn_vcpu(run_loop, vm.clone(), Ended(end.clone()))?;
+            release.push(go);
+            threads.push(thread);
+        }
         Ok(Machine {
             shared,
             kicks,
             requests,
-            snapshot,
-            devices,
-            store,
-            areas,
+            snapshots,
+            devices: begun.devices,
+            store: begun.store,
+            pages: begun.pages,
+            gate,
             backend,
-            vcpu,
+            vcpus: threads,
+            ends,
             release,
             server,
             server_stop,
@@ -291,13 +287,21 @@ impl Machine {
 
     /// Lets the vcpus run for the first time.
     pub fn release(&self) {
-        // The thread waits for it, unless it was released already and has come to its end.
-        let _ = self.release.send(());
+        // The threads wait for it, unless they were released already and have come to their end.
+        self.release.iter().for_each(|vcpu| {
+            let _ = vcpu.send(());
+        });
     }
 
     /// Waits until the domain ends.
     pub fn wait(self) -> End {
-        let end = self.vcpu.join().unwrap_or_else(|_| End::Crash("the vcpu's thread panicked".to_owned()));
+        // The first one that ends ends the others: what one of them says of its own end counts.
+        let end = self.ends.recv().unwrap_or(End::Stopped);
+        self.requests.stop(&self.kicks);
+        for vcpu in self.vcpus {
+            // Its end was told also if it panicked.
+            let _ = vcpu.join();
+        }
         let _ = rustix::io::write(&self.server_stop, &1u64.to_ne_bytes());
         // It brings out what the guest wrote last, and closes the devices. If it panicked, the domain is at its end all the same.
         let _ = self.server.join();
@@ -310,10 +314,11 @@ impl Machine {
             shared: self.shared.clone(),
             kicks: self.kicks.clone(),
             requests: self.requests.clone(),
-            snapshot: self.snapshot.clone(),
+            snapshots: self.snapshots.clone(),
             devices: self.devices.clone(),
             store: self.store.clone(),
-            areas: self.areas.clone(),
+            pages: self.pages,
+            gate: self.gate.clone(),
             backend: self.backend,
         }
     }
@@ -325,23 +330,55 @@ pub struct Handle {
     shared: Shared,
     kicks: Arc<VcpuKicks>,
     requests: Arc<Requests>,
-    snapshot: Arc<Mutex<VcpuSnapshot>>,
+    snapshots: Snapshots,
     devices: NamedDevices,
     store: Xenstore,
-    areas: Vec<Area>,
+    pages: Pages,
+    gate: Arc<Gate>,
     backend: Backend,
 }
 
 impl Handle {
-    /// Stops vcpus and devices, and tells where the vcpus stand.
+    /// Stops vcpus, xenstore and devices, and tells where the vcpus stand that ever ran.
     pub fn pause(&self) -> Vec<VcpuSnapshot> {
         self.requests.pause(&self.kicks);
+        self.gate.close();
         self.devices.iter().for_each(|(_, device)| device.pause());
-        vec![*self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)]
+        let ran = (0..self.snapshots.len()).filter(|vcpu| self.shared.vcpus.is_initialised(*vcpu));
+        ran.map(|vcpu| self.stand(vcpu)).collect()
+    }
+
+    fn stand(&self, vcpu: usize) -> VcpuSnapshot {
+        self.snapshots[vcpu].lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What there is of the paused domain beside its memory and its disks.
+    ///
+    /// # Errors
+    /// KVM would not tell a vcpu's registers.
+    pub fn save(&self) -> Result<DomainState, NotSaved> {
+        let kept = |vcpu: usize| self.stand(vcpu).kept.ok_or(NotSaved(vcpu));
+        let vcpus = (0..self.snapshots.len()).map(kept).collect::<Result<_, _>>()?;
+        let (lives, tables) = self.shared.vcpus.save();
+        Ok(DomainState {
+            version: state::VERSION,
+            shim: state::shim_id(self.backend),
+            domid: self.store.domid(),
+            backend: self.backend,
+            ram_bytes: self.shared.layout.ram_bytes,
+            clock: ClockState::now(&self.shared.clock),
+            vcpus,
+            lives,
+            tables,
+            channels: self.shared.events.save(),
+            store: self.store.save(),
+            pages: self.pages,
+        })
     }
 
     /// Goes on.
     pub fn unpause(&self) {
+        self.gate.open();
         self.devices.iter().for_each(|(_, device)| device.unpause());
         self.requests.unpause();
     }
@@ -373,7 +410,24 @@ impl Handle {
 
     /// Statistics of each vcpu's shim, in the order of `shim/area.h`.
     pub fn shim_counts(&self) -> Vec<[u64; 14]> {
-        self.areas.iter().map(Area::counts).collect()
+        self.shared.vcpus.areas().iter().map(Area::counts).collect()
+    }
+
+    /// Lets the guest use so many vcpus, at least one, as `xl vcpu-set` does: it takes the others offline itself.
+    ///
+    /// # Errors
+    /// The number that there are, if it is more.
+    pub fn set_vcpus(&self, online: u32) -> Result<(), VcpuSetError> {
+        let all = self.shared.layout.vcpus;
+        if online == 0 || online > all {
+            return Err(VcpuSetError::Count { online, all });
+        }
+        Ok(set_availability(&self.store, all, online)?)
+    }
+
+    /// Which vcpus are up.
+    pub fn vcpus_up(&self) -> Vec<bool> {
+        (0..self.shared.vcpus.count()).map(|vcpu| self.shared.vcpus.is_up(vcpu)).collect()
     }
 
     /// How KVM runs here.
@@ -382,8 +436,19 @@ impl Handle {
     }
 }
 
-/// The vcpu's thread, which waits for its release.
-fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<End>)> {
+/// Tells how a vcpu ended, also if its thread panicked.
+struct Ended(Sender<End>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.send(End::Crash("a vcpu's thread panicked".to_owned()));
+        }
+    }
+}
+
+/// A vcpu's thread, which waits for its release.
+fn spawn_vcpu(run_loop: RunLoop, vm: Arc<Vm>, ended: Ended) -> io::Result<(Sender<()>, JoinHandle<()>)> {
     let (release, released) = channel();
     let vcpu = thread::Builder::new().name(format!("vcpu{}", run_loop.index)).spawn(move || {
         let end = match released.recv() {
@@ -391,33 +456,8 @@ fn spawn_vcpu(run_loop: RunLoop, vm: Vm) -> io::Result<(Sender<()>, JoinHandle<E
             Err(_) => End::Stopped,
         };
         drop(vm);
-        end
+        // Who waits has gone when the first vcpu's end was told.
+        let _ = ended.0.send(end);
     })?;
     Ok((release, vcpu))
-}
-
-/// Offers the devices; what stays is their view from outside, by name.
-fn add_devices(bus: &mut Xenbus, offered: Vec<Offered>) -> Result<NamedDevices, MachineError> {
-    let mut devices = Vec::new();
-    for Offered { device, backend, overseen } in offered {
-        devices.push((format!("{}-{}", device.kind.name(), device.id), overseen));
-        bus.add(device, backend)?;
-    }
-    Ok(devices)
-}
-
-fn build(
-    parts: &Parts<'_>,
-    memory: &GuestMemory,
-    layout: &Layout,
-    backend: Backend,
-    ports: Ports,
-) -> Result<StartOfDay, MachineError> {
-    let image = parts.kernel;
-    let notes = image.xen();
-    let segments = image.segments().iter().map(|s| (s.paddr, image.segment_bytes(s), s.mem_bytes)).collect();
-    let kernel = builder::Kernel { entry: Gva(notes.entry.0), virt_base: Gva(notes.virt_base.0), segments };
-    let copy = |at: crate::memory::Gpa| memory.ram().load(at, parts.ramdisk.unwrap_or_default());
-    let ramdisk = parts.ramdisk.map(|bytes| (bytes.len() as u64, &copy as &dyn Fn(_) -> _));
-    Ok(builder::build(memory, layout, backend, &kernel, ramdisk, parts.cmdline, ports)?)
 }

@@ -20,7 +20,7 @@ use crate::control::{Voice, serve};
 use crate::device::Reports;
 use crate::disk::{Disk, DiskError, Layer, Mode, file_bytes};
 use crate::kernel_image::{KernelImage, KernelImageError};
-use crate::machine::{Machine, MachineError, Offered, Parts};
+use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts, VcpuCounts};
 use crate::memory::{Gpa, MemoryError, Region};
 use crate::netback::{NetDevice, Netback};
 use crate::report::DomainReports;
@@ -56,6 +56,9 @@ pub enum RunError {
     /// The kernel cannot be booted.
     #[error("the kernel cannot be booted")]
     Kernel(#[from] KernelImageError),
+    /// The saved state is none.
+    #[error("the saved state cannot be read")]
+    State(#[source] serde_json::Error),
     /// The RAM cannot be mapped.
     #[error("the domain's RAM cannot be mapped")]
     Ram(#[from] MemoryError),
@@ -128,11 +131,21 @@ pub fn run(config: DomainConfig) -> Result<(), RunError> {
 
 /// Kernel and initramfs are in our memory only while the domain is built.
 fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, RunError> {
+    if let Some(fd) = config.state_fd {
+        let state = contents("saved state", fd)?;
+        let state = serde_json::from_slice(&state).map_err(RunError::State)?;
+        return make(config, reports, Origin::Saved(&state));
+    }
     let kernel = contents("kernel", config.kernel_fd)?;
     let kernel = KernelImage::parse(&kernel)?;
     let ramdisk = config.ramdisk_fd.map(|fd| contents("initramfs", fd)).transpose()?;
+    let boot = Boot { kernel: &kernel, ramdisk: ramdisk.as_deref(), cmdline: &config.cmdline };
+    make(config, reports, Origin::Boot(boot))
+}
+
+fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -> Result<Machine, RunError> {
     let ram = Region::from_memfd(owned(config.ram_fd), Gpa(0), config.memory_mib << 20)?;
-    let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: 1 };
+    let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.maxvcpus };
     let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
     let mut devices = Vec::new();
     for disk in &config.disks {
@@ -146,15 +159,14 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
     Ok(Machine::build(Parts {
         kvm_fd: config.kvm_fd,
         backend: config.backend,
+        vcpus: VcpuCounts { all: config.maxvcpus, online: config.vcpus },
         ram,
         shim,
         trace_bell: config.trace_bell_fd.map(owned),
         domid: config.domid,
         name: &config.name,
         uuid: uuid(&config.uuid)?,
-        kernel: &kernel,
-        ramdisk: ramdisk.as_deref(),
-        cmdline: &config.cmdline,
+        origin,
         console: console.into(),
         devices,
     })?)

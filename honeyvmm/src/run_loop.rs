@@ -6,22 +6,26 @@
 //! after that look, it is sent back to `restore`. The hardware backend injects a vector instead, which waits until the shim has left.
 
 mod trace_calls;
+mod waits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::emulate::{self, Emulated};
 use crate::evtchn::Kick;
-use crate::hypercall::{After, Caller, CpuTables, DR6_INIT, Shared, ShutdownReason, dispatch};
+use crate::hypercall::{After, Caller, DR6_INIT, Shared, ShutdownReason, dispatch};
 use crate::kick::{ThreadTimer, VcpuKicks};
-use crate::kvm::{Exit, Stop, Vcpu};
+use crate::kvm::{Exit, Injected, SavedVcpu, Stop, Vcpu};
 use crate::memory::{Access, Gpa, Gva};
 use crate::paging::AddressSpace;
 use crate::shim::{
-    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, Field, Register, Symbols,
-    TRAMPOLINE_EXIT, symbols, window,
+    Area, Backend, CALL_BROKEN, CALL_EXCEPTION, CALL_FLUSH, CALL_HYPERCALL, CALL_TRACE, Field, Register,
+    Symbols, TRAMPOLINE_EXIT, symbols, window,
 };
 
 pub use trace_calls::TraceCalls;
@@ -35,8 +39,6 @@ const RFLAGS_TF: u64 = 0x100;
 const DR6_BS: u64 = 0x4000;
 /// Exceptions that push an error code.
 const WITH_ERROR_CODE: [u64; 7] = [8, 10, 11, 12, 13, 14, 17];
-/// A blocked vcpu looks at its state at least this often, should a kick be lost.
-const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longer than the way from the shim's last look to the guest: a #DE and four emulated instructions.
 const LOOK_AGAIN_NS: u64 = 20_000;
 /// Opcodes of `int3` and `int n`.
@@ -126,8 +128,8 @@ impl Requests {
     }
 }
 
-/// Where the vcpus of a paused domain stand, for dumps and `info`.
-#[derive(Debug, Clone, Copy, Default)]
+/// Where the vcpus of a paused domain stand, for dumps, `info` and to be saved.
+#[derive(Clone, Default)]
 pub struct VcpuSnapshot {
     /// General registers of the guest, `kvm_regs`' order.
     pub registers: [u64; 18],
@@ -139,6 +141,18 @@ pub struct VcpuSnapshot {
     pub kernel_mode: bool,
     /// FS base, GS base.
     pub bases: [u64; 2],
+    /// All of it, to go on from here; none if KVM would not tell.
+    pub kept: Option<Arc<KeptVcpu>>,
+}
+
+/// A vcpu as it goes on later, here or elsewhere.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptVcpu {
+    /// What KVM holds.
+    pub registers: SavedVcpu,
+    /// It has been in the guest.
+    pub started: bool,
 }
 
 /// One vcpu and what its thread needs.
@@ -159,12 +173,13 @@ pub struct RunLoop {
     pub snapshot: Arc<Mutex<VcpuSnapshot>>,
     /// Its trace.
     pub trace: TraceCalls,
+    /// It has been in the guest: a restored one goes on where it was.
+    pub started: bool,
 }
 
 /// A run loop on its thread.
 struct Running {
     it: RunLoop,
-    tables: CpuTables,
     timer: ThreadTimer,
     symbols: Symbols,
     /// How often an event was put off in a row because the guest seemed to trap.
@@ -184,8 +199,7 @@ impl RunLoop {
         let timer = ThreadTimer::new();
         let end = match (guard, timer) {
             (Ok(guard), Ok(timer)) => {
-                let mut running =
-                    Running { it: self, tables: CpuTables::default(), timer, symbols, postponed: 0 };
+                let mut running = Running { it: self, timer, symbols, postponed: 0 };
                 let end = running.run();
                 // Before the vcpu goes: a late signal would write to its run page.
                 drop(guard);
@@ -200,8 +214,15 @@ impl RunLoop {
 
 impl Running {
     fn run(&mut self) -> End {
-        let start = self.it.area.window_va().0;
-        self.it.vcpu.enter_shim(start + self.symbols.resume, start + self.symbols.main_top, None);
+        if !self.wait_until_up() {
+            return End::Stopped;
+        }
+        if self.it.started {
+            self.check_timer();
+        } else {
+            self.enter_resume(true);
+            self.it.started = true;
+        }
         loop {
             let ended = match self.it.vcpu.run() {
                 Exit::Call => self.call(),
@@ -213,10 +234,21 @@ impl Running {
             if let Some(end) = ended {
                 return end;
             }
-            if self.it.requests.pending() && !self.stand_still() {
+            let still = self.it.requests.pending() && !self.trapping();
+            if (still && !self.stand_still()) || !self.wait_until_up() {
                 return End::Stopped;
             }
         }
+    }
+
+    /// Would a trap that the guest has raised be lost if it stood still here? Then it goes on for a moment.
+    fn trapping(&mut self) -> bool {
+        let stop = self.it.vcpu.stop();
+        let trapping = stop.cpl == 3 && !self.in_shim(stop.rip) && self.may_be_trapping(&stop);
+        if trapping {
+            self.look_again_soon();
+        }
+        trapping
     }
 
     fn place(&self) -> String {
@@ -229,7 +261,11 @@ impl Running {
     }
 
     fn stand_still(&mut self) -> bool {
-        let snapshot = self.take_snapshot();
+        let mut snapshot = self.take_snapshot();
+        let registers = self.it.vcpu.save();
+        let registers = registers.inspect_err(|error| tracing::warn!(%error, "a vcpu cannot be saved")).ok();
+        let started = self.it.started;
+        snapshot.kept = registers.map(|registers| Arc::new(KeptVcpu { registers, started }));
         *self.it.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         let go_on = self.it.requests.obey();
         self.check_timer();
@@ -252,6 +288,7 @@ impl Running {
             user_cr3: area.get(Field::UserCr3),
             kernel_mode: area.get(Field::KernelMode) != 0,
             bases: [stop.fs_base, stop.gs_base],
+            kept: None,
         }
     }
 
@@ -268,6 +305,7 @@ impl Running {
         match op {
             CALL_HYPERCALL => self.hypercall(nr, &args),
             CALL_TRACE => self.trace(nr, args[0]),
+            CALL_FLUSH => self.flush(nr),
             CALL_EXCEPTION => {
                 let answer = self.exception(nr, args[0]);
                 self.it.area.answer(answer);
@@ -296,8 +334,7 @@ impl Running {
 
     fn hypercall(&mut self, nr: u64, args: &[u64; 6]) -> Option<End> {
         let it = &mut self.it;
-        let mut caller =
-            Caller { shared: &it.shared, area: &it.area, vcpu: it.index, tables: &mut self.tables };
+        let mut caller = Caller { shared: &it.shared, area: &it.area, vcpu: it.index };
         let (result, after) = dispatch(&mut caller, nr, args);
         it.area.answer(result);
         match after {
@@ -308,6 +345,14 @@ impl Running {
             }
             After::Block => {
                 self.block();
+                None
+            }
+            After::Poll(ports, deadline) => {
+                self.poll(&ports, deadline);
+                None
+            }
+            After::Yield => {
+                thread::yield_now();
                 None
             }
             After::Shutdown(reason) => Some(End::Shutdown(reason)),
@@ -332,7 +377,7 @@ impl Running {
             1 => {
                 // The guest's breakpoints are not loaded, so a step is the only cause that DR6 could tell; KVM loses it on SVM.
                 let step = it.area.register(Register::Rflags) & RFLAGS_TF != 0;
-                self.tables.debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
+                it.shared.vcpus.tables(it.index as usize).debug[6] = DR6_INIT | if step { DR6_BS } else { 0 };
                 Emulated::No
             }
             _ => Emulated::No,
@@ -396,11 +441,20 @@ impl Running {
     /// A signal stopped the guest anywhere.
     fn interrupted(&mut self) -> Option<End> {
         self.check_timer();
-        if !self.deliverable() {
+        let vcpus = self.it.shared.vcpus.clone();
+        let own = self.it.index as usize;
+        if !self.deliverable() && !vcpus.flush_due(own) {
             return None;
         }
         if self.it.area.backend() == Backend::Hardware {
-            return self.it.vcpu.inject_event().err().map(|e| End::Crash(e.to_string()));
+            return match self.it.vcpu.inject_event() {
+                Ok(Injected::Now) => {
+                    vcpus.will_flush(own);
+                    None
+                }
+                Ok(Injected::Later) => None,
+                Err(e) => Some(End::Crash(e.to_string())),
+            };
         }
         let stop = self.it.vcpu.stop();
         let offset = stop.rip.wrapping_sub(self.it.area.window_va().0);
@@ -411,12 +465,14 @@ impl Running {
         let leaves = stop.cpl == 3 && (TRAMPOLINE_EXIT..TRAMPOLINE_EXIT + LEAVE_BYTES).contains(&offset);
         if in_gate {
             self.enter_shim_at(symbols.restore, true);
+            vcpus.will_flush(own);
         } else if in_window {
             if self.it.vcpu.exception_pending() {
                 // It leaves the shim for good in a moment, past its look at events.
                 self.look_again_soon();
             } else {
                 self.enter_shim_at(symbols.restore, false);
+                vcpus.will_flush(own);
             }
         } else if leaves {
             self.look_again_soon();
@@ -432,6 +488,7 @@ impl Running {
                 self.it.area.set(Field::UserCs, if compat { 0x23 } else { 0x33 });
             }
             self.enter_resume(user);
+            vcpus.will_flush(own);
         }
         None
     }
@@ -474,24 +531,5 @@ impl Running {
         let at = self.it.shared.clock.now_ns().saturating_add(LOOK_AGAIN_NS);
         self.timer.arm(Duration::from_nanos(LOOK_AGAIN_NS));
         self.it.area.set(Field::Armed, at);
-    }
-
-    /// SCHEDOP_block: until an upcall is pending.
-    fn block(&mut self) {
-        let vcpu = self.it.index as usize;
-        loop {
-            self.check_timer();
-            if self.it.shared.events.upcall_pending(vcpu) || self.it.requests.pending() {
-                return;
-            }
-            let deadline = self.it.area.get(Field::Deadline);
-            let timeout = match deadline {
-                0 => WAIT_MAX,
-                deadline => {
-                    Duration::from_nanos(deadline.saturating_sub(self.it.shared.clock.now_ns())).min(WAIT_MAX)
-                }
-            };
-            self.it.kicks.0[vcpu].wait(Some(timeout));
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! it. What comes from the stream is typed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -52,6 +53,53 @@ impl EarlyConsole for ConsoleStream {
     }
 }
 
+/// Holds the thread still while the domain is paused: on return from [`Gate::close`] it touches nothing of the guest's.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    closed: bool,
+    inside: bool,
+}
+
+impl Gate {
+    /// Waits until the thread is outside, and keeps it there.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        while state.inside {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets it in again.
+    pub fn open(&self) {
+        self.state().closed = false;
+        self.changed.notify_all();
+    }
+
+    fn enter(&self) {
+        let mut state = self.state();
+        while state.closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.inside = true;
+    }
+
+    fn leave(&self) {
+        self.state().inside = false;
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The thread of xenstore and console.
 pub struct Server {
     /// Devices and their frontends.
@@ -68,6 +116,8 @@ pub struct Server {
     pub stop: OwnedFd,
     /// Complaints that the log has got.
     pub complaints: u32,
+    /// Where it is held.
+    pub gate: Arc<Gate>,
 }
 
 impl Server {
@@ -76,13 +126,20 @@ impl Server {
         let mut stream_open = true;
         let mut woken = true;
         loop {
+            self.gate.enter();
             let mut busy = self.serve_xenstore();
             busy |= self.drain_console();
+            self.gate.leave();
             if busy {
                 continue;
             }
             match self.wait(&mut stream_open, woken.then_some(SECOND_LOOK)) {
-                Waited::Woken => woken = true,
+                Waited::Woken => {
+                    self.gate.enter();
+                    self.push_input();
+                    self.gate.leave();
+                    woken = true;
+                }
                 Waited::TimedOut => woken = false,
                 Waited::Ended => {
                     self.drain_console();
@@ -162,12 +219,15 @@ impl Server {
         if typed {
             self.type_input(stream_open);
         }
+        Waited::Woken
+    }
+
+    fn push_input(&mut self) {
         match self.console.push_input() {
             Ok(0) => {}
             Ok(_) => self.console_channel.notify(),
             Err(e) => self.complain("console", &e),
         }
-        Waited::Woken
     }
 
     fn complain(&mut self, ring: &str, error: &dyn std::error::Error) {

@@ -7,6 +7,7 @@ mod outbox;
 pub mod path;
 mod request;
 mod ring;
+mod state;
 mod store;
 mod transaction;
 pub mod tree;
@@ -21,6 +22,7 @@ use crate::memory::{Gpa, GuestMemory};
 use crate::ring::bytes::ByteRingError;
 
 pub use ring::{ConnectionError, Turn};
+pub use state::StoreState;
 pub use store::GuestChanges;
 
 use ring::Connection;
@@ -100,6 +102,12 @@ impl Xenstore {
     pub fn new(domid: u32) -> Self {
         let inner = Inner { store: Store::new(domid), connection: None };
         Self { shared: Arc::new(Shared { inner: Mutex::new(inner), channel: OnceLock::new() }) }
+    }
+
+    /// The domain's number, as the guest knows it.
+    #[must_use]
+    pub fn domid(&self) -> u32 {
+        self.inner().store.home.domid()
     }
 
     /// `/local/domain/<domid>`.

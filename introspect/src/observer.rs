@@ -30,8 +30,9 @@ use crate::integrity::Integrity;
 use crate::session::{Folders, Sessions};
 use crate::symbols::{Symbols, SymbolsError};
 use crate::trace::pairing::Pairing;
-use crate::trace::record::Phase;
+use crate::trace::record::{Phase, Record};
 use crate::trace::ring::Ring;
+use crate::trace::rings::Rings;
 use crate::trace::selection::{self, Selection, SelectionError};
 use clients::Clients;
 use guard::Guard;
@@ -50,7 +51,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 const WHOLE_TRIES: u32 = 20;
 /// How long the end waits for logsink.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Records of one ring that are taken before the next one has its turn.
+/// Records, for each ring, that are taken before what they came to is told.
 const BATCH: usize = 4096;
 
 /// What the process is handed.
@@ -140,7 +141,10 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 }
 
 struct Observer {
-    vcpus: Vec<Vcpu>,
+    rings: Rings,
+    pairing: Pairing,
+    // What the shim was told last of each ring: everything, or only the beginnings of connections.
+    wide: Vec<Option<bool>>,
     bell: OwnedFd,
     requests: Requests,
     clients: Clients,
@@ -151,36 +155,6 @@ struct Observer {
     // None: the kernel does not tell where its text is.
     guard: Option<Guard>,
     saved: Instant,
-}
-
-/// What one vcpu records.
-struct Vcpu {
-    ring: Ring,
-    pairing: Pairing,
-    // What its shim was told last: everything, or only the beginnings of connections.
-    wide: Option<bool>,
-}
-
-impl Vcpu {
-    fn new(trace: Trace, skip_unread: bool) -> Vcpu {
-        if skip_unread {
-            trace.set_tail(trace.head());
-        }
-        Vcpu { ring: Ring::new(trace), pairing: Pairing::default(), wide: None }
-    }
-
-    /// Has the shim record what is wanted now.
-    fn select(&mut self, clients: &Clients, wide: bool) {
-        let ours = if wide { Selection::default_set() } else { Selection::connections() };
-        let mut wanted = clients.selections();
-        wanted.push(&ours);
-        let words = Selection::all_of(&wanted);
-        let trace = self.ring.trace();
-        // The window was found when the trace was made.
-        let _ = trace.set_calls(&words[0], &words[1]);
-        trace.arm();
-        self.wide = Some(wide);
-    }
 }
 
 impl Observer {
@@ -196,6 +170,9 @@ impl Observer {
         let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
         let traces: Vec<Trace> =
             (0..config.vcpus).map(|vcpu| Trace::new(&shim, vcpu)).collect::<Result<_, _>>()?;
+        if config.skip_unread {
+            traces.iter().for_each(|trace| trace.set_tail(trace.head()));
+        }
         let setup = selection::setup(&symbols, &Selection::default_set())?;
         traces.iter().try_for_each(|trace| trace.set_up(&setup))?;
         let emitter = config.events_fd.and_then(|fd| {
@@ -205,7 +182,9 @@ impl Observer {
         let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
         let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
         Ok(Observer {
-            vcpus: traces.into_iter().map(|trace| Vcpu::new(trace, config.skip_unread)).collect(),
+            pairing: Pairing::default(),
+            wide: vec![None; traces.len()],
+            rings: Rings::new(traces.into_iter().map(Ring::new).collect()),
             bell: owned(config.bell_fd),
             requests: Requests::new(owned(config.requests_fd)),
             clients: Clients::default(),
@@ -244,48 +223,47 @@ impl Observer {
 
     /// Takes what the rings have.
     fn look(&mut self) {
-        for vcpu in &mut self.vcpus {
-            for _ in 0..BATCH {
-                match vcpu.ring.take() {
-                    Ok(Some(record)) => {
-                        if matches!(record.phase, Phase::Enter(_)) {
-                            self.sessions.before(&record, Timestamp::now(), &self.walks);
-                        }
-                        if let Some(guard) = &mut self.guard {
-                            guard.begins(&record);
-                        }
-                        if let Some(call) = vcpu.pairing.take(record) {
-                            if let Some(guard) = &mut self.guard {
-                                guard.ended(&call, self.walks.view());
-                            }
-                            self.clients.show(&call);
-                            self.sessions.take(&call, self.wall.at(&call), &self.walks);
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::warn!(%error, "the guest wrote to its trace");
-                        break;
-                    }
-                }
+        for _ in 0..BATCH * self.rings.all().len() {
+            let Some((ring, record)) = self.rings.take() else { break };
+            self.record(record);
+            if self.rings.is_empty(ring) {
+                self.release(ring);
             }
-            if self.sessions.wanted()
-                && let Some(guard) = &mut self.guard
-            {
-                guard.before_live(self.walks.view(), &self.sessions);
-            }
-            // Before the vcpu goes on: what it does next may be of interest only because of what it has just done.
-            let wide = self.sessions.wanted();
-            if vcpu.wide != Some(wide) {
-                vcpu.select(&self.clients, wide);
-            }
-            vcpu.ring.release();
         }
-        let (gone, wide) = (self.clients.flush(), self.sessions.wanted());
-        // One vcpu may have been passed before what another did was seen.
-        let stale = self.vcpus.iter_mut().filter(|vcpu| gone || vcpu.wide != Some(wide));
-        stale.for_each(|vcpu| vcpu.select(&self.clients, wide));
+        (0..self.rings.all().len()).for_each(|ring| self.release(ring));
+        if self.clients.flush() {
+            self.wide.fill(None);
+        }
+        // One ring may have been given back before what came of another was known.
+        self.select();
         self.tell();
+    }
+
+    fn record(&mut self, record: Record) {
+        if matches!(record.phase, Phase::Enter(_)) {
+            self.sessions.before(&record, Timestamp::now(), &self.walks);
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.begins(&record);
+        }
+        let Some(call) = self.pairing.take(record) else { return };
+        if let Some(guard) = &mut self.guard {
+            guard.ended(&call, self.walks.view());
+        }
+        self.clients.show(&call);
+        self.sessions.take(&call, self.wall.at(&call), &self.walks);
+    }
+
+    /// Lets a vcpu that waits for its ring go on.
+    fn release(&mut self, ring: usize) {
+        if self.sessions.wanted()
+            && let Some(guard) = &mut self.guard
+        {
+            guard.before_live(self.walks.view(), &self.sessions);
+        }
+        // Before it goes on: what it does next may be of interest only because of what it has just done.
+        self.select_one(ring);
+        self.rings.all()[ring].release();
     }
 
     /// What came of it: events, and what is written of sessions.
@@ -311,6 +289,26 @@ impl Observer {
         }
     }
 
+    /// Has the shim record what is wanted now, where it does not yet.
+    fn select(&mut self) {
+        (0..self.wide.len()).for_each(|ring| self.select_one(ring));
+    }
+
+    fn select_one(&mut self, ring: usize) {
+        let wide = self.sessions.wanted();
+        if self.wide[ring].replace(wide) == Some(wide) {
+            return;
+        }
+        let ours = if wide { Selection::default_set() } else { Selection::connections() };
+        let mut wanted = self.clients.selections();
+        wanted.push(&ours);
+        let words = Selection::all_of(&wanted);
+        let trace = self.rings.all()[ring].trace();
+        // The window was found when the trace was made.
+        let _ = trace.set_calls(&words[0], &words[1]);
+        trace.arm();
+    }
+
     /// One question. False: nobody will ask again.
     fn answer(&mut self) -> bool {
         match self.requests.next() {
@@ -332,8 +330,8 @@ impl Observer {
                 match calls.as_deref().map_or_else(|| Ok(Selection::default_set()), Selection::named) {
                     Ok(selection) => {
                         self.clients.add(socket, selection, pid);
-                        let wide = self.sessions.wanted();
-                        self.vcpus.iter_mut().for_each(|vcpu| vcpu.select(&self.clients, wide));
+                        self.wide.fill(None);
+                        self.select();
                     }
                     Err(error) => requests::refuse(&socket, &error),
                 }

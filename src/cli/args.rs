@@ -103,6 +103,20 @@ pub enum Command {
         /// Name or number.
         name: String,
     },
+    /// Have a domain use so many of its vcpus, as xl does: its kernel takes the others offline.
+    #[command(after_help = "Example: honeynet vcpu-set ssh-server 2")]
+    VcpuSet {
+        /// Name or number.
+        name: String,
+        /// How many; at most the domain file's maxvcpus.
+        vcpus: u32,
+    },
+    /// List the vcpus of all domains, or of one, as xl does.
+    #[command(after_help = "Example: honeynet vcpu-list ssh-server")]
+    VcpuList {
+        /// Name or number.
+        name: Option<String>,
+    },
     /// Print a domain's system calls as they happen, in strace's style; nothing in the guest shows it.
     #[command(after_help = "Example: honeynet trace ssh-server -e openat,execve")]
     Trace(Trace),
@@ -152,6 +166,23 @@ pub enum Command {
         /// Why; goes into the manifest.
         #[arg(long)]
         reason: Option<String>,
+    },
+    /// Write a domain down, to go on later where it stands, and take it down.
+    #[command(after_help = "Example: honeynet save ssh-server /srv/saved/ssh-server")]
+    Save {
+        /// Name or number.
+        name: String,
+        /// The folder that is made.
+        folder: PathBuf,
+    },
+    /// Let a saved domain go on.
+    #[command(after_help = "Example: honeynet restore /srv/saved/ssh-server")]
+    Restore {
+        /// What `save` made.
+        folder: PathBuf,
+        /// Leave it paused.
+        #[arg(short, long)]
+        paused: bool,
     },
     /// File integrity: what changed on a decoy's disk.
     #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]

@@ -55,6 +55,42 @@ impl Printer {
         print(&text)
     }
 
+    /// xl's vcpu-list. Vcpus are not bound to cpus, so their affinities are all of them.
+    pub fn vcpus(&self, rows: &Value) -> Result<(), Failure> {
+        if self.json {
+            return self.done(rows);
+        }
+        let mut text = format!(
+            "{:<32} {:>5} {:>5} {:>5} {:>5} {:>9} Affinity (Hard / Soft)\n",
+            "Name", "ID", "VCPU", "CPU", "State", "Time(s)"
+        );
+        for row in rows.as_array().into_iter().flatten() {
+            let letter =
+                |key: &str, letter: char| if row[key].as_bool() == Some(true) { letter } else { '-' };
+            let online = row["online"].as_bool() == Some(true);
+            let (cpu, state) = match (online, row["cpu"].as_u64()) {
+                (true, Some(cpu)) => {
+                    let blocked =
+                        row["running"].as_bool() == Some(false) && row["paused"].as_bool() == Some(false);
+                    let state =
+                        [letter("running", 'r'), if blocked { 'b' } else { '-' }, letter("paused", 'p')];
+                    (cpu.to_string(), String::from_iter(state))
+                }
+                _ => ("-".to_owned(), "--p".to_owned()),
+            };
+            text.push_str(&format!(
+                "{:<32} {:>5} {:>5} {:>5}   {} {:>9.1}  all / all\n",
+                row["name"].as_str().unwrap_or("?"),
+                row["domid"],
+                row["vcpu"],
+                cpu,
+                state,
+                row["time_s"].as_f64().unwrap_or(0.0),
+            ));
+        }
+        print(&text)
+    }
+
     /// An array of lines.
     pub fn lines(&self, lines: &Value) -> Result<(), Failure> {
         if self.json {

@@ -49,6 +49,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Dmesg { name, .. } => out.lines(&ask(Request::Dmesg { name })?),
         Command::XenstoreLs { name } => out.tree(&ask(Request::XenstoreLs { name })?),
+        Command::VcpuSet { name, vcpus } => out.done(&ask(Request::VcpuSet { name, vcpus })?),
+        Command::VcpuList { name } => out.vcpus(&ask(Request::VcpuList { name })?),
         Command::Trace(wanted) => introspection::trace(Connection::open(&state)?, &out, wanted),
         Command::Ps { name } => introspection::ps(&observe(name, Question::Ps)?, &out),
         Command::Lsof { name, pid } => introspection::lsof(&observe(name, Question::Lsof { pid })?, &out),
@@ -57,6 +59,14 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Sessions(wanted) => sessions::list(&state, &out, &wanted),
         Command::Play(wanted) => sessions::play(&state, &wanted),
         Command::Net => out.tree(&ask(Request::Net)?),
+        Command::Save { name, folder } => {
+            out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
+        }
+        Command::Restore { folder, paused } => {
+            let folder = std::path::absolute(folder)?;
+            let mut connection = Connection::open_or_start(&state, &file)?;
+            out.tree(&connection.request(&Request::Restore { folder, paused })?)
+        }
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),

@@ -153,12 +153,13 @@ fn recipe_domain(file: &HoneynetFile, decoy: &Decoy, kernel: &Path, image: &deco
     let ip =
         format!("ip={}::{}:{}::{INTERFACE}:none", decoy.address, network.gateway, network.subnet.netmask());
     format!(
-        "name = \"{name}\"\nmemory = {memory}\nkernel = \"{kernel}\"\nramdisk = \"{ramdisk}\"\n\
+        "name = \"{name}\"\nmemory = {memory}\nvcpus = {vcpus}\nkernel = \"{kernel}\"\nramdisk = \"{ramdisk}\"\n\
          root = \"/dev/xvda rw\"\nextra = \"console=hvc0 quiet noreplace-smp cryptomgr.notests init_on_alloc=0 {ip}\"\n\
          vif = [ \"mac={mac},ip={address}\" ]\ndisk = [ \"{disk},raw,xvda,w\" ]\n\
          on_crash = \"coredump-restart\"\nhn_layer = 1\nhn_recipe = \"{recipe}\"\nhn_address = \"{address}\"\n",
         name = decoy.name,
         memory = decoy.memory,
+        vcpus = decoy.vcpus,
         kernel = kernel.display(),
         ramdisk = image.initramfs.display(),
         mac = format_mac(decoy.mac_bytes()),

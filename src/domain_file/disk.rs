@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 
 /// One entry of `disk = [...]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskSpec {
     /// The image or block device.
     pub target: PathBuf,

@@ -13,6 +13,8 @@ use super::vif::{self, VifError, VifSpec};
 pub const MEMORY_MIN_MIB: u64 = 32;
 /// Most RAM of one domain, in MiB.
 pub const MEMORY_MAX_MIB: u64 = 1024 * 1024;
+/// Most vcpus of one domain; the shim has room for no more.
+pub const VCPUS_MAX: u32 = honeyvmm::shim::VCPUS_MAX;
 /// Most disks, and most vifs, of one domain.
 pub const DEVICES_MAX: usize = 16;
 /// Longest name, as xl's.
@@ -37,7 +39,8 @@ pub enum OnExit {
 }
 
 /// A domain as its file describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DomainFile {
     /// `name`.
     pub name: String,
@@ -45,8 +48,10 @@ pub struct DomainFile {
     pub uuid: Option<[u8; 16]>,
     /// `memory`, in MiB.
     pub memory_mib: u64,
-    /// `vcpus`, as the file asks.
+    /// `vcpus`: how many the guest is offered at its start.
     pub vcpus: u32,
+    /// `maxvcpus`: how many it may ever have.
+    pub maxvcpus: u32,
     /// `kernel`; `None` where a recipe brings one.
     pub kernel: Option<PathBuf>,
     /// `ramdisk`.
@@ -181,7 +186,6 @@ const IGNORED_KEYS: &[&str] = &[
     "keymap",
     "localtime",
     "maxmem",
-    "maxvcpus",
     "nestedhvm",
     "nographic",
     "on_watchdog",
@@ -234,6 +238,9 @@ struct Draft {
     extra: Option<String>,
     cmdline: Option<String>,
     has_memory: bool,
+    // To be looked at again when maxvcpus is known.
+    vcpus: Option<Located>,
+    maxvcpus: Option<u32>,
     warnings: Vec<String>,
 }
 
@@ -244,6 +251,7 @@ impl Draft {
             uuid: None,
             memory_mib: 0,
             vcpus: 1,
+            maxvcpus: 1,
             kernel: None,
             ramdisk: None,
             cmdline: String::new(),
@@ -256,7 +264,16 @@ impl Draft {
             recipe: None,
             address: None,
         };
-        Draft { file, root: None, extra: None, cmdline: None, has_memory: false, warnings: Vec::new() }
+        Draft {
+            file,
+            root: None,
+            extra: None,
+            cmdline: None,
+            has_memory: false,
+            vcpus: None,
+            maxvcpus: None,
+            warnings: Vec::new(),
+        }
     }
 
     fn warn(&mut self, statement: &Statement, sentence: String) {
@@ -273,7 +290,11 @@ impl Draft {
                     number(key, value, MEMORY_MIN_MIB as i64, MEMORY_MAX_MIB as i64)?.unsigned_abs();
                 self.has_memory = true;
             }
-            "vcpus" => self.vcpus(statement)?,
+            "vcpus" => {
+                self.file.vcpus = vcpus(key, value, VCPUS_MAX)?;
+                self.vcpus = Some(value.clone());
+            }
+            "maxvcpus" => self.maxvcpus = Some(vcpus(key, value, VCPUS_MAX)?),
             "kernel" => self.file.kernel = path(key, value)?,
             "ramdisk" => self.file.ramdisk = path(key, value)?,
             "root" => self.root = Some(text(key, value)?.to_owned()),
@@ -303,15 +324,6 @@ impl Draft {
             }
             key => self.warn(statement, format!("unknown key {key}")),
         }
-        Ok(())
-    }
-
-    fn vcpus(&mut self, statement: &Statement) -> Result<(), DomainFileError> {
-        let asked = number(&statement.key, &statement.value, 1, 128)?;
-        if asked > 1 {
-            self.warn(statement, format!("vcpus = {asked}: a domain has one vcpu for now"));
-        }
-        self.file.vcpus = asked.unsigned_abs() as u32;
         Ok(())
     }
 
@@ -351,6 +363,11 @@ impl Draft {
         }
         if self.file.kernel.is_none() && self.file.recipe.is_none() {
             return Err(DomainFileError::Missing { key: "kernel" });
+        }
+        // xl.cfg(5): maxvcpus is vcpus where the file does not tell it.
+        self.file.maxvcpus = self.maxvcpus.unwrap_or(self.file.vcpus);
+        if let Some(value) = &self.vcpus {
+            vcpus("vcpus", value, self.file.maxvcpus)?;
         }
         // xl.cfg(5): cmdline replaces root and extra.
         self.file.cmdline = self.cmdline.unwrap_or_else(|| {
@@ -395,6 +412,10 @@ fn number(key: &str, value: &Located, least: i64, most: i64) -> Result<i64, Doma
         return Ok(number);
     }
     Err(DomainFileError::Range { at: value.at, key: key.to_owned(), value: number, least, most })
+}
+
+fn vcpus(key: &str, value: &Located, most: u32) -> Result<u32, DomainFileError> {
+    number(key, value, 1, most.into()).map(|count| count.unsigned_abs() as u32)
 }
 
 /// A name is also a folder of the state directory, so it is held to what a folder may safely be called.

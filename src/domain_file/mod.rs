@@ -8,4 +8,4 @@ mod domain;
 pub mod syntax;
 pub mod vif;
 
-pub use domain::{DomainFile, DomainFileError, MEMORY_MAX_MIB, OnExit, Parsed, is_name, parse};
+pub use domain::{DomainFile, DomainFileError, MEMORY_MAX_MIB, OnExit, Parsed, VCPUS_MAX, is_name, parse};

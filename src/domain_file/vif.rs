@@ -6,7 +6,8 @@
 use std::net::Ipv4Addr;
 
 /// One entry of `vif = [...]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VifSpec {
     /// MAC address; `None` has one made from the domain's uuid.
     pub mac: Option<[u8; 6]>,

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::evidence;
 use super::house::{House, HouseError};
-use super::launch;
 use super::protocol::{Asker, REQUEST_BYTES_MAX, Reply, Request};
+use super::{launch, saved};
 
 /// What of a VMM's log is sent; it is the end that one wants to see.
 const LOG_TAIL_BYTES_MAX: usize = 64 * 1024;
@@ -63,6 +63,19 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         Request::Shutdown { name } => house.ask(&*house.domain(&name)?, "shutdown")?,
         Request::Reboot { name } => house.ask(&*house.domain(&name)?, "reboot")?,
         Request::XenstoreLs { name } => house.ask(&*house.domain(&name)?, "xenstore-ls")?,
+        Request::VcpuSet { name, vcpus } => house.set_vcpus(&*house.domain(&name)?, vcpus)?,
+        Request::VcpuList { name: Some(name) } => json!(house.vcpu_rows(&*house.domain(&name)?)?),
+        // A domain that is on its way out does not answer, and has none any more.
+        Request::VcpuList { name: None } => {
+            json!(
+                house
+                    .domains()
+                    .iter()
+                    .flat_map(|domain| house.vcpu_rows(domain))
+                    .flatten()
+                    .collect::<Vec<_>>()
+            )
+        }
         Request::DomainInfo { name } => house.ask(&*house.domain(&name)?, "info")?,
         Request::Destroy { name } => {
             house.destroy(&house.domain(&name)?)?;
@@ -82,6 +95,8 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
             return Ok(After::Closed);
         }
         Request::Snapshot { name, reason } => evidence::snapshot(house, &*house.domain(&name)?, reason)?,
+        Request::Save { name, folder } => saved::save(house, &house.domain(&name)?, &folder)?,
+        Request::Restore { folder, paused } => saved::restore(house, &folder, paused)?,
         Request::FimBaseline { name } => evidence::baseline(house, &*house.domain(&name)?)?,
         Request::FimCheck { name } => evidence::check(house, &*house.domain(&name)?)?,
         Request::Net => house.network.stats()?,

@@ -84,8 +84,13 @@ impl Control {
 
     /// One request without arguments: `pause`, `info`, ...
     pub fn request(&self, op: &str) -> Result<Value, ControlError> {
+        self.send(&json!({ "op": op }))
+    }
+
+    /// One request.
+    pub fn send(&self, request: &Value) -> Result<Value, ControlError> {
         let mut requests = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = format!("{}\n", json!({ "op": op }));
+        let line = format!("{request}\n");
         requests.socket.write_all(line.as_bytes()).map_err(|_| ControlError::Gone)?;
         loop {
             match requests.answers.recv_timeout(ANSWER_TIMEOUT) {

@@ -91,6 +91,7 @@ struct Status {
     notice: Option<(ExitReason, Value)>,
     process: Option<Process>,
     cpu_time_s: f64,
+    vcpus: u32,
 }
 
 struct Process {
@@ -127,6 +128,7 @@ impl Domain {
             notice: None,
             process: None,
             cpu_time_s: 0.0,
+            vcpus: file.vcpus,
         };
         let (status, changed) = (Mutex::new(status), Condvar::new());
         let built = Instant::now();
@@ -293,7 +295,7 @@ impl Domain {
             "name": self.name(),
             "domid": self.domid,
             "mem_mib": self.file.memory_mib,
-            "vcpus": 1,
+            "vcpus": self.status().vcpus,
             "state": self.state_letters(),
             "time_s": self.cpu_time_s(),
             "uptime_s": self.built.elapsed().as_secs_f64(),
@@ -303,6 +305,34 @@ impl Domain {
             "macs": self.macs,
             "address": self.file.address,
         })
+    }
+
+    /// The guest was told to use so many.
+    pub fn set_vcpus(&self, vcpus: u32) {
+        self.status().vcpus = vcpus;
+    }
+
+    /// The rows of `vcpu-list`; `up`: which of them are.
+    pub fn vcpu_rows(&self, up: &[bool]) -> Vec<Value> {
+        let (pid, paused) = {
+            let status = self.status();
+            (status.process.as_ref().map(|process| process.pid), status.life == Life::Paused)
+        };
+        let threads = pid.map(vcpu_threads).unwrap_or_default();
+        let row = |(vcpu, up): (usize, &bool)| {
+            let thread = threads.iter().find(|thread| thread.vcpu == vcpu);
+            json!({
+                "name": self.name(),
+                "domid": self.domid,
+                "vcpu": vcpu,
+                "online": up,
+                "cpu": thread.map(|thread| thread.cpu),
+                "running": thread.is_some_and(|thread| thread.running) && !paused,
+                "paused": paused,
+                "time_s": thread.map_or(0.0, |thread| thread.time_s),
+            })
+        };
+        up.iter().enumerate().map(row).collect()
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
@@ -331,6 +361,32 @@ fn process_cpu_time_s(pid: u32) -> Option<f64> {
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
     Some((user + system) / 100.0)
+}
+
+/// A vcpu's thread, as the host sees it.
+struct VcpuThread {
+    vcpu: usize,
+    running: bool,
+    cpu: u32,
+    time_s: f64,
+}
+
+/// proc_pid_stat(5) of the threads that are called `vcpu0`, `vcpu1`, ...
+fn vcpu_threads(pid: u32) -> Vec<VcpuThread> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| read_vcpu_thread(&std::fs::read_to_string(task.path().join("stat")).ok()?))
+        .collect()
+}
+
+fn read_vcpu_thread(stat: &str) -> Option<VcpuThread> {
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let vcpu = head.split_once("(vcpu")?.1.parse().ok()?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let number = |at: usize| fields.get(at)?.trim().parse::<u32>().ok();
+    // Fields 3, 14, 15 and 39.
+    let time_s = f64::from(number(11)? + number(12)?) / 100.0;
+    Some(VcpuThread { vcpu, running: fields[0] == "R", cpu: number(36)?, time_s })
 }
 
 fn has_running_thread(pid: u32) -> bool {

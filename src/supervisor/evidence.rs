@@ -152,7 +152,7 @@ fn acquisition(
         domid: domain.domid,
         uuid: uuid_text(domain.uuid),
         memory_bytes,
-        vcpus: 1,
+        vcpus: domain.file.maxvcpus,
     };
     let ranges = vec![RamRange { gpa: 0, file_offset: 0, bytes: memory_bytes }];
     Ok(Acquisition { domain: info, memory, ranges, vcpus, disks, kernel, notes })

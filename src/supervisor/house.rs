@@ -17,6 +17,7 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::saved::{Saved, SavedError};
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -85,6 +86,9 @@ pub enum HouseError {
     /// Nothing was taken.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// A domain was not saved, or one that was saved is none.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// The switch did not do it.
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -150,7 +154,7 @@ impl House {
     pub fn create(self: &Arc<House>, create: Create) -> Result<Value, HouseError> {
         let parsed = domain_file::parse(&create.file)?;
         let uuid = parsed.file.uuid.unwrap_or_else(new_uuid);
-        let domain = self.build(parsed.file, create.folder, uuid)?;
+        let domain = self.build(parsed.file, create.folder, uuid, None)?;
         if create.paused {
             self.pause(&domain)?;
         }
@@ -159,16 +163,18 @@ impl House {
         Ok(row)
     }
 
-    fn build(
+    /// Builds and starts a domain; one that was saved goes on.
+    pub fn build(
         self: &Arc<House>,
         file: DomainFile,
         folder: std::path::PathBuf,
         uuid: [u8; 16],
+        saved: Option<Saved>,
     ) -> Result<Arc<Domain>, HouseError> {
         let name = file.name.clone();
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
-        let plan = Plan { domid, file, folder, uuid };
+        let plan = Plan { domid, file, folder, uuid, saved };
         let launched =
             launch::launch(&self.state, &self.network, &self.announcer, plan, move |domain, exit| {
                 let ending = domain.process_ended(exit);
@@ -225,6 +231,22 @@ impl House {
     /// One request to the domain's process.
     pub fn ask(&self, domain: &Domain, op: &str) -> Result<Value, HouseError> {
         domain.control.request(op).map_err(|error| HouseError::Control { name: domain.name(), error })
+    }
+
+    /// Has the guest use so many vcpus.
+    pub fn set_vcpus(&self, domain: &Domain, vcpus: u32) -> Result<Value, HouseError> {
+        let request = json!({ "op": "vcpu-set", "vcpus": vcpus });
+        let answer = domain.control.send(&request);
+        let answer = answer.map_err(|error| HouseError::Control { name: domain.name(), error })?;
+        domain.set_vcpus(vcpus);
+        Ok(answer)
+    }
+
+    /// The rows of `vcpu-list`, for one domain.
+    pub fn vcpu_rows(&self, domain: &Domain) -> Result<Vec<Value>, HouseError> {
+        let info = self.ask(domain, "info")?;
+        let up = info["vcpus_up"].as_array().into_iter().flatten().map(|up| up.as_bool() == Some(true));
+        Ok(domain.vcpu_rows(&up.take(domain.file.maxvcpus as usize).collect::<Vec<_>>()))
     }
 
     /// Takes a domain down at once, preserved ones too.
@@ -312,7 +334,7 @@ impl House {
             self.announcer.line(&format!("domain {} ended too soon to be restarted", domain.file.name));
             return;
         }
-        if let Err(error) = self.build(domain.file.clone(), domain.folder.clone(), domain.uuid) {
+        if let Err(error) = self.build(domain.file.clone(), domain.folder.clone(), domain.uuid, None) {
             self.announcer.line(&format!("domain {} is not restarted: {error}", domain.file.name));
         }
     }

@@ -23,6 +23,7 @@ use super::network::{Network, SwitchError};
 use super::observer::{Observer, Sight};
 use super::process::{Descriptors, Program};
 use super::resources::{self, Disk, ResourceError, Vif};
+use super::saved::{Saved, SavedError};
 use crate::domain_file::DomainFile;
 use crate::jail::{DOMAIN_UID_BASE, Jail};
 use crate::state::State;
@@ -52,6 +53,9 @@ pub enum LaunchError {
     /// The switch takes no vif.
     #[error(transparent)]
     Switch(#[from] SwitchError),
+    /// The saved domain cannot be read.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// A recipe's name where a kernel must be.
     #[error("domain {name} has no kernel")]
     NoKernel {
@@ -89,6 +93,8 @@ pub struct Plan {
     pub folder: PathBuf,
     /// Its uuid.
     pub uuid: [u8; 16],
+    /// It goes on where it was saved.
+    pub saved: Option<Saved>,
 }
 
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
@@ -125,6 +131,7 @@ pub fn launch(
         name: name.clone(),
         domid: plan.domid,
         memory_mib: plan.file.memory_mib,
+        vcpus: plan.file.maxvcpus,
         kernel: parts.kernel.try_clone().map_err(step("use its kernel"))?,
         ram: resources::read_only(&parts.ram)?,
         shim: parts.shim,
@@ -132,7 +139,7 @@ pub fn launch(
         log: vmm_log.try_clone().map_err(step("open its log"))?,
     };
     let observer = Observer::new(state.clone(), Arc::clone(announcer), sight);
-    let Plan { domid, file, folder, uuid } = plan;
+    let Plan { domid, file, folder, uuid, saved: _ } = plan;
     let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
     let memory_bytes = file.memory_mib << 20;
     let domain = Arc::new(Domain::new(
@@ -206,13 +213,17 @@ impl Parts {
         };
         let ramdisk = file.ramdisk.as_ref();
         let kvm = resources::kvm()?;
+        let (ram, shim) = (resources::ram(file.memory_mib)?, resources::shim(file.memory_mib)?);
+        if let Some(saved) = &plan.saved {
+            saved.fill(&ram, &shim, own)?;
+        }
         Ok(Parts {
             kernel: resources::open("kernel", &plan.folder.join(kernel))?,
             ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
             disks: resources::disks(file, &plan.folder, own)?,
             vifs: resources::vifs(file, plan.uuid)?,
-            ram: resources::ram(file.memory_mib)?,
-            shim: resources::shim(file.memory_mib)?,
+            ram,
+            shim,
             bell: resources::bell()?,
             backend: resources::backend(&kvm)?,
             kvm,
@@ -248,12 +259,14 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         domid: plan.domid,
         uuid: uuid_text(plan.uuid),
         memory_mib: plan.file.memory_mib,
-        vcpus: 1,
+        vcpus: plan.file.vcpus,
+        maxvcpus: plan.file.maxvcpus,
         cmdline: plan.file.cmdline.clone(),
         kvm_fd: hand.descriptors.hand_copy(&parts.kvm)?,
         backend: parts.backend,
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
+        state_fd: plan.saved.as_ref().map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
         ram_fd: hand.descriptors.hand_copy(&parts.ram)?,
         shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
         trace_bell_fd: Some(hand.descriptors.hand_copy(&parts.bell)?),

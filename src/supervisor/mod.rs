@@ -20,6 +20,7 @@ mod process;
 pub mod protocol;
 mod resources;
 mod run;
+mod saved;
 mod services;
 
 pub use dashboard::DashboardProcess;

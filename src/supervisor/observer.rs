@@ -52,6 +52,8 @@ pub struct Sight {
     pub domid: u32,
     /// RAM in MiB.
     pub memory_mib: u64,
+    /// Vcpus that it may ever have.
+    pub vcpus: u32,
     /// The kernel.
     pub kernel: File,
     /// RAM, for reading only.
@@ -90,6 +92,11 @@ impl Observer {
     /// None runs yet.
     pub fn new(state: State, announcer: Arc<Announcer>, sight: Sight) -> Observer {
         Observer(Arc::new(Keeper { state, announcer, sight, link: Mutex::default() }))
+    }
+
+    /// The shim's memory of its domain.
+    pub fn shim(&self) -> &File {
+        &self.0.sight.shim
     }
 
     /// Starts it, if none runs.
@@ -196,7 +203,7 @@ impl Keeper {
             name: sight.name.clone(),
             domid: sight.domid,
             memory_mib: sight.memory_mib,
-            vcpus: 1,
+            vcpus: sight.vcpus,
             skip_unread,
             kernel_fd: descriptors.hand_copy(&sight.kernel)?,
             ram_fd: descriptors.hand_copy(&sight.ram)?,

@@ -58,6 +58,18 @@ pub enum Request {
         /// Name or domid.
         name: String,
     },
+    /// Has the guest use so many of its vcpus.
+    VcpuSet {
+        /// Name or domid.
+        name: String,
+        /// The first ones, so many.
+        vcpus: u32,
+    },
+    /// The vcpus of all domains, or of this one.
+    VcpuList {
+        /// Name or domid.
+        name: Option<String>,
+    },
     /// The supervisor itself: services, versions, numbers.
     Info,
     /// The supervisor's log, or what the VMM of one domain wrote.
@@ -76,6 +88,21 @@ pub enum Request {
         name: String,
         /// Why, for the custody log.
         reason: Option<String>,
+    },
+    /// Writes a domain down, to go on later, and takes it down.
+    Save {
+        /// Name or domid.
+        name: String,
+        /// The folder that is made.
+        folder: PathBuf,
+    },
+    /// A saved domain goes on.
+    Restore {
+        /// The folder.
+        folder: PathBuf,
+        /// The vcpus do not start until `unpause`.
+        #[serde(default)]
+        paused: bool,
     },
     /// Baseline of a domain's disk.
     FimBaseline {
@@ -125,6 +152,8 @@ impl Request {
             | Request::FimCheck { .. }
             | Request::Pause { .. }
             | Request::Unpause { .. } => Ok(()),
+            Request::Save { .. } => Err("domains are saved on the command line: honeynet save NAME DIR"),
+            Request::Restore { .. } => Err("domains are restored on the command line: honeynet restore DIR"),
             Request::Create(_) => Err("domains are created on the command line: honeynet create FILE"),
             Request::Shutdown { .. } => {
                 Err("domains are shut down on the command line: honeynet shutdown NAME")
@@ -139,6 +168,10 @@ impl Request {
             Request::XenstoreLs { .. } => {
                 Err("a xenstore is printed on the command line: honeynet xenstore-ls NAME")
             }
+            Request::VcpuSet { .. } => {
+                Err("vcpus are set on the command line: honeynet vcpu-set NAME NUMBER")
+            }
+            Request::VcpuList { .. } => Err("vcpus are listed on the command line: honeynet vcpu-list NAME"),
             Request::Dmesg { .. } => Err("messages are printed on the command line: honeynet dmesg"),
             Request::Console { .. } => {
                 Err("consoles are attached on the command line: honeynet console NAME")

@@ -249,10 +249,13 @@ pub fn copy_to_temporary(from: &File, folder: &Path) -> io::Result<File> {
     Ok(to)
 }
 
-fn copy(from: &File, to: &File) -> io::Result<()> {
+/// Copies a file; holes stay holes.
+pub fn copy(from: &File, to: &File) -> io::Result<()> {
     // A block device has no length in its metadata.
     let bytes = rustix::fs::seek(from, rustix::fs::SeekFrom::End(0))?;
-    to.set_len(bytes)?;
+    if to.metadata()?.len() != bytes {
+        to.set_len(bytes)?;
+    }
     let mut at = 0;
     while at < bytes {
         let start = match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {

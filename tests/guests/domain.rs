@@ -10,9 +10,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Handle, Machine, Offered, Parts};
+use honeyvmm::machine::{Boot, Handle, Machine, Offered, Origin, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, Region};
-use honeyvmm::run_loop::End;
+use honeyvmm::run_loop::{End, VcpuSnapshot};
 use honeyvmm::shim::{Layout, SHIM_GPA};
 
 /// How long a domain that is told to end may take; a broken `destroy` would take for ever.
@@ -28,6 +28,8 @@ pub struct Guest<'a> {
     pub cmdline: &'a str,
     /// RAM.
     pub memory_mib: u64,
+    /// All are online from the start.
+    pub vcpus: u32,
 }
 
 /// How a domain came to its end.
@@ -73,19 +75,18 @@ impl Domain {
         let kernel = KernelImage::parse(guest.kernel).unwrap();
         let (theirs, ours) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let layout = Layout { ram_bytes: guest.memory_mib << 20, vcpus: 1 };
+        let layout = Layout { ram_bytes: guest.memory_mib << 20, vcpus: guest.vcpus };
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
+            vcpus: VcpuCounts::all_online(guest.vcpus),
             ram: Region::anonymous(Gpa(0), guest.memory_mib << 20).unwrap(),
             shim: Region::anonymous(SHIM_GPA, layout.shim_bytes()).unwrap(),
             trace_bell: None,
             domid: 1,
             name: "guest",
             uuid: [7; 16],
-            kernel: &kernel,
-            ramdisk: guest.ramdisk,
-            cmdline: guest.cmdline,
+            origin: Origin::Boot(Boot { kernel: &kernel, ramdisk: guest.ramdisk, cmdline: guest.cmdline }),
             console: theirs.into(),
             devices,
         })
@@ -120,10 +121,16 @@ impl Domain {
         self.handle.destroy();
     }
 
-    /// From outside, as `honeynet pause` and `honeynet unpause`.
-    pub fn pause_and_unpause(&self) {
-        self.handle.pause();
+    /// From outside, as `honeynet pause` and `honeynet unpause`; where the vcpus stood.
+    pub fn pause_and_unpause(&self) -> Vec<VcpuSnapshot> {
+        let vcpus = self.handle.pause();
         self.handle.unpause();
+        vcpus
+    }
+
+    /// From outside, as `honeynet vcpu-set`.
+    pub fn set_vcpus(&self, online: u32) {
+        self.handle.set_vcpus(online).unwrap();
     }
 
     /// Waits for its end; destroys it when `limit` is over.

@@ -18,8 +18,10 @@ const ENDLESS: Duration = Duration::from_millis(300);
 const TICK_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn start(case: &str, devices: Vec<Offered>) -> Domain {
-    let guest =
-        Guest { kernel: &programs::read(HOSTILE_KERNEL), ramdisk: None, cmdline: case, memory_mib: 16 };
+    // Its cases with several vcpus are named so.
+    let vcpus = if case.starts_with("vcpu") { 2 } else { 1 };
+    let kernel = programs::read(HOSTILE_KERNEL);
+    let guest = Guest { kernel: &kernel, ramdisk: None, cmdline: case, memory_mib: 16, vcpus };
     Domain::start_with(&guest, devices)
 }
 
@@ -230,6 +232,79 @@ fn a_kernel_that_never_ends_can_be_paused() {
         domain.wait_for_another("looping", TICK_TIMEOUT);
         domain.pause_and_unpause();
         assert_eq!(domain.finish(ENDLESS).end, End::Stopped, "{case}");
+    }
+}
+
+#[test]
+fn vcpus_that_cannot_be_are_refused() {
+    let mut results =
+        vec![("vcpus that are none", 0), ("initialise", 0), ("up", 0), ("initialise twice", -17)];
+    let invalid = [
+        "up before initialise",
+        "user mode",
+        "rip",
+        "trap",
+        "ldt",
+        "gdt entries",
+        "gdt entries max",
+        "gdt frame",
+        "cr3 outside",
+        "cr3 odd",
+        "cr3 max",
+        "cr3 of the shim",
+        "user cr3",
+        "user cr3 is the kernel's",
+        "event callback",
+        "failsafe callback",
+        "syscall callback",
+        "fs base",
+        "gs base",
+        "user gs base",
+        "up after all that",
+        "vcpu_info of one that is up",
+        "timer of another",
+        "stop timer of another",
+        "poll of 129",
+        "poll of port max",
+    ];
+    results.extend(invalid.map(|call| (call, -22)));
+    results.extend(
+        ["context nowhere", "context in the shim", "poll of nowhere", "mask nowhere"].map(|c| (c, -14)),
+    );
+    results.extend([("first again", -17), ("is up", 0), ("is up now", 1), ("down", 0), ("is down", 0)]);
+    results.extend([("down twice", 0), ("up again", 0), ("poll of nothing", 0), ("mask of all", 0)]);
+    check_refused("vcpu_calls", &results);
+}
+
+#[test]
+fn vcpus_that_flush_each_other_do_not_wait_for_ever() {
+    check_refused("vcpus_flush", &[("flushes", 6000)]);
+}
+
+#[test]
+fn the_last_vcpu_that_goes_down_ends_the_domain() {
+    for case in ["vcpus_down", "vcpus_shutdown"] {
+        let outcome = beside_another(case);
+        assert_eq!(outcome.end, End::Shutdown(ShutdownReason::Poweroff), "{case}: {}", outcome.console);
+        assert!(!outcome.console.contains("not reached"), "{case}: {}", outcome.console);
+    }
+}
+
+#[test]
+fn a_second_vcpu_that_cannot_run_ends_its_domain() {
+    check_crash("vcpu_nowhere", "no kernel stack for an exception");
+    check_crash("vcpu_tables_of_nothing", "");
+    check_crash("vcpu_tables_of_garbage", "");
+}
+
+#[test]
+fn two_vcpus_that_never_end_are_paused_and_destroyed() {
+    for case in ["vcpus_spin", "vcpus_up_and_down", "vcpus_forge_flushes"] {
+        let mut domain = start(case, Vec::new());
+        domain.wait_for_another("looping", TICK_TIMEOUT);
+        assert_eq!(domain.pause_and_unpause().len(), 2, "{case}");
+        let outcome = domain.finish(ENDLESS);
+        assert_eq!((outcome.end, outcome.destroyed), (End::Stopped, true), "{case}: {}", outcome.console);
     }
 }
 

@@ -31,6 +31,7 @@ fn boot(ramdisk: &str) -> Outcome {
         ramdisk: Some(&programs::read(ramdisk)),
         cmdline: "console=hvc0 panic=-1 noreplace-smp quiet",
         memory_mib: 128,
+        vcpus: 1,
     };
     Domain::start(&guest).finish(LIMIT)
 }

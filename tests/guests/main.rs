@@ -1,6 +1,6 @@
 //! Domains that run real guests: Debian's kernel with an ordinary program, with a hostile one, and hostile kernels.
 //!
-//! `linux`, `hostile` and `devices` run on whatever KVM this machine has; `svm` runs the very same tests in an emulated host with SVM, by
+//! `linux`, `crowd`, `hostile` and `devices` run on whatever KVM this machine has; `svm` runs the very same tests in an emulated host with SVM, by
 //! putting this test program itself (and the libraries that it is linked to) in that host's initramfs: nothing is built a second time.
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
+mod crowd;
 mod devices;
 mod domain;
 mod hostile;

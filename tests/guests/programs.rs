@@ -20,6 +20,8 @@ pub const DEBIAN_KERNEL: &str = "vmlinuz";
 pub const EXERCISE: &str = "exercise.cpio";
 /// Initramfs with the hostile program.
 pub const INTRUDER: &str = "intruder.cpio";
+/// Initramfs with the program of many threads.
+pub const CROWD: &str = "crowd.cpio";
 /// The hostile kernel.
 pub const HOSTILE_KERNEL: &str = "hostile";
 
@@ -82,7 +84,7 @@ fn compile_init(work: &Path, name: &str) {
     let root = work.join(format!("{name}.root"));
     fs::create_dir_all(&root).unwrap();
     // No red zone: its assembly calls and pushes.
-    let flags = ["-O1", "-Wall", "-Werror", "-mno-red-zone", "-static", "-o"];
+    let flags = ["-O1", "-Wall", "-Werror", "-mno-red-zone", "-static", "-pthread", "-o"];
     run(Command::new("gcc").args(flags).arg(root.join("init")).arg(source(&format!("{name}.c"))));
     run(Command::new("gcc")
         .args(["-m32", "-nostdlib", "-static", "-o"])
@@ -94,6 +96,7 @@ fn compile_init(work: &Path, name: &str) {
 fn build(work: &Path) {
     compile_init(work, "exercise");
     compile_init(work, "intruder");
+    compile_init(work, "crowd");
     run(Command::new("gcc")
         .args(KERNEL_FLAGS)
         .arg("-Wl,-z,noexecstack,--build-id=none,--no-warn-rwx-segments")
@@ -101,7 +104,7 @@ fn build(work: &Path) {
         .arg(source("kernel.ld"))
         .arg("-o")
         .arg(work.join(HOSTILE_KERNEL))
-        .args([source("start.S"), source("kernel.c"), source("devices.c")]));
+        .args([source("start.S"), source("kernel.c"), source("devices.c"), source("vcpus.c")]));
     install(&debian_kernel().vmlinuz, &work.join(DEBIAN_KERNEL));
 }
 

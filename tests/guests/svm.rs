@@ -22,7 +22,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 for module in irqbypass kvm kvm-amd; do /bin/busybox insmod /modules/$module.ko; done
 export RUST_BACKTRACE=1 VARIABLE=/guests
-/tests --test-threads=1 linux:: hostile:: devices:: && echo PASSED
+/tests --test-threads=1 linux:: crowd:: hostile:: devices:: && echo PASSED
 /bin/busybox poweroff -f
 "#;
 
@@ -59,7 +59,13 @@ fn pack_host(work: &Path) -> PathBuf {
         let name = Path::new(module).file_name().unwrap();
         programs::install(&kernel.modules_dir.join("kernel").join(module), &root.join("modules").join(name));
     }
-    for name in [programs::DEBIAN_KERNEL, programs::EXERCISE, programs::INTRUDER, programs::HOSTILE_KERNEL] {
+    for name in [
+        programs::DEBIAN_KERNEL,
+        programs::EXERCISE,
+        programs::INTRUDER,
+        programs::CROWD,
+        programs::HOSTILE_KERNEL,
+    ] {
         programs::install(&programs::folder().join(name), &root.join("guests").join(name));
     }
     for folder in ["proc", "tmp"] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::errno::Errno;
 use crate::memory::EvtchnPort;
 
-use super::Doorbell;
+use super::{Doorbell, StateError};
 
 /// Ports of the 2-level ABI on 64 bits (EVTCHN_2L_NR_CHANNELS): 64 words of 64 bits.
 pub const PORTS_MAX: u32 = 4096;
@@ -66,6 +66,16 @@ pub(super) enum Channel {
     Ipi,
 }
 
+/// The same without who holds the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Bound {
+    Unbound,
+    Backend,
+    Virq(u32),
+    Ipi,
+}
+
 struct Port {
     channel: Channel,
     /// The vcpu that is notified.
@@ -88,6 +98,53 @@ impl PortTable {
     pub fn new(vcpus: usize) -> Self {
         let virqs = vec![[0; VIRQS_MAX as usize]; vcpus];
         Self { ports: vec![None], virqs, polling: 0, registered: 0, bindings: 0 }
+    }
+
+    /// What each open port is bound to, and whom it notifies.
+    pub fn bound(&self) -> Vec<(u32, Bound, u32)> {
+        let bound = |channel: &Channel| match channel {
+            Channel::Unbound => Bound::Unbound,
+            Channel::Backend { .. } => Bound::Backend,
+            Channel::Virq(virq) => Bound::Virq(*virq),
+            Channel::Ipi => Bound::Ipi,
+        };
+        let open = self.ports.iter().enumerate();
+        open.filter_map(|(number, port)| port.as_ref().map(|port| (number, port)))
+            .map(|(number, port)| (number as u32, bound(&port.channel), port.vcpu as u32))
+            .collect()
+    }
+
+    pub fn registered(&self) -> u64 {
+        self.registered
+    }
+
+    /// The table that [`PortTable::bound`] told of; backends' ends are unbound until they bind themselves again.
+    pub fn restore(vcpus: usize, ports: &[(u32, Bound, u32)], registered: u64) -> Result<Self, StateError> {
+        let mut table = Self { registered, ..Self::new(vcpus) };
+        for (number, bound, vcpu) in ports {
+            let wrong = || StateError::Port(*number);
+            let vcpu = table.vcpu(*vcpu).map_err(|_| wrong())?;
+            if *number == 0 || *number >= PORTS_MAX {
+                return Err(wrong());
+            }
+            let channel = match bound {
+                Bound::Unbound | Bound::Backend => Channel::Unbound,
+                Bound::Ipi => Channel::Ipi,
+                Bound::Virq(virq) => {
+                    let row = if is_per_vcpu(*virq) { vcpu } else { 0 };
+                    *table.virqs[row].get_mut(*virq as usize).ok_or_else(wrong)? = *number;
+                    Channel::Virq(*virq)
+                }
+            };
+            let number = *number as usize;
+            if table.ports.len() <= number {
+                table.ports.resize_with(number + 1, || None);
+            }
+            if table.ports[number].replace(Port { channel, vcpu }).is_some() {
+                return Err(wrong());
+            }
+        }
+        Ok(table)
     }
 
     pub fn vcpu(&self, vcpu: u32) -> Result<usize, Errno> {

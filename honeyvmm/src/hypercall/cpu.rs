@@ -1,42 +1,42 @@
-//! What belongs to a vcpu: trap and descriptor tables, callbacks, debug registers, VCPUOP (xen.h, vcpu.h, callback.h).
+//! What belongs to a vcpu: trap and descriptor tables, callbacks, debug registers (xen.h, callback.h).
 
-use super::{After, Caller, Outcome, done, u16_at, u64_at};
+use super::{Caller, Outcome, done, u16_at, u64_at};
 use crate::errno::Errno;
-use crate::memory::{Access, Gfn, Gpa, PAGE_SIZE};
-use crate::shim::{Backend, Field, TrapInfo, sanitized_descriptor};
+use crate::memory::{Access, Gfn, Gpa, GuestMemory, MemoryError, PAGE_SIZE};
+use crate::shim::{Area, Backend, Field, TrapInfo, sanitized_descriptor};
 
 /// Entries of a trap table: one a vector, and the end.
 const TRAPS_MAX: u64 = 257;
 /// Descriptors of a guest's GDT: what lies below Xen's own.
-const GDT_ENTRIES_MAX: u64 = 14 * 512;
-const DESCRIPTORS_PER_FRAME: u64 = 512;
+pub(super) const GDT_ENTRIES_MAX: u64 = 14 * 512;
+pub(super) const DESCRIPTORS_PER_FRAME: u64 = 512;
 const WINDOW_GDT: u64 = 0x10000;
-/// `struct vcpu_info`.
-const VCPU_INFO_BYTES: u64 = 64;
-const PHYSMAP: u64 = 0xffff_8180_0000_0000;
 /// DR6 with nothing to tell.
 pub const DR6_INIT: u64 = 0xffff_0ff0;
 const DR7_INIT: u64 = 0x400;
 
 /// What the VMM keeps of a vcpu's tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CpuTables {
     /// Frames of the guest's GDT, in order.
     pub gdt_frames: Vec<Gfn>,
     /// DR0 to DR7 as the guest set them.
     pub debug: [u64; 8],
+    /// A second `vcpu_time_info`, which user code reads (the vDSO).
+    pub time_area: Option<u64>,
 }
 
 impl Default for CpuTables {
     fn default() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (DR6_INIT, DR7_INIT);
-        Self { gdt_frames: Vec::new(), debug }
+        Self { gdt_frames: Vec::new(), debug, time_area: None }
     }
 }
 
 /// Would the processor load it as an instruction pointer?
-fn is_canonical(address: u64) -> bool {
+pub(super) fn is_canonical(address: u64) -> bool {
     ((address << 16).cast_signed() >> 16).cast_unsigned() == address
 }
 
@@ -74,18 +74,21 @@ pub fn set_gdt(caller: &mut Caller<'_>, list: u64, entries: u64) -> Outcome {
         }
         frames.push(Gfn(frame));
     }
-    let gdt = caller.area.window().offset(WINDOW_GDT);
+    load_gdt(&caller.shared.memory, caller.area, &frames)?;
+    caller.shared.vcpus.tables(caller.vcpu as usize).gdt_frames = frames;
+    done(0)
+}
+
+/// Copies a guest's descriptors to where a vcpu has its own.
+pub(super) fn load_gdt(memory: &GuestMemory, area: &Area, frames: &[Gfn]) -> Result<(), MemoryError> {
+    let gdt = area.window().offset(WINDOW_GDT);
     for (i, frame) in frames.iter().enumerate() {
         for at in (0..PAGE_SIZE).step_by(8) {
-            let descriptor = caller.shared.memory.ram().read_u64(Gpa(frame.0 * PAGE_SIZE + at))?;
-            caller
-                .shared
-                .memory
-                .write_u64(gdt.offset(i as u64 * PAGE_SIZE + at), sanitized_descriptor(descriptor))?;
+            let descriptor = memory.ram().read_u64(Gpa(frame.0 * PAGE_SIZE + at))?;
+            memory.write_u64(gdt.offset(i as u64 * PAGE_SIZE + at), sanitized_descriptor(descriptor))?;
         }
     }
-    caller.tables.gdt_frames = frames;
-    done(0)
+    Ok(())
 }
 
 pub fn update_descriptor(caller: &mut Caller<'_>, at: u64, descriptor: u64) -> Outcome {
@@ -94,9 +97,13 @@ pub fn update_descriptor(caller: &mut Caller<'_>, at: u64, descriptor: u64) -> O
     }
     let memory = &caller.shared.memory;
     memory.ram().write_u64(Gpa(at), descriptor)?;
-    if let Some(index) = caller.tables.gdt_frames.iter().position(|frame| frame.0 == at / PAGE_SIZE) {
-        let live = caller.area.window().offset(WINDOW_GDT + index as u64 * PAGE_SIZE + at % PAGE_SIZE);
-        memory.write_u64(live, sanitized_descriptor(descriptor))?;
+    let vcpus = &caller.shared.vcpus;
+    for vcpu in 0..vcpus.count() {
+        let index = vcpus.tables(vcpu).gdt_frames.iter().position(|frame| frame.0 == at / PAGE_SIZE);
+        if let Some(index) = index {
+            let offset = WINDOW_GDT + index as u64 * PAGE_SIZE + at % PAGE_SIZE;
+            memory.write_u64(vcpus.area(vcpu).window().offset(offset), sanitized_descriptor(descriptor))?;
+        }
     }
     done(0)
 }
@@ -104,7 +111,7 @@ pub fn update_descriptor(caller: &mut Caller<'_>, at: u64, descriptor: u64) -> O
 pub fn set_debugreg(caller: &mut Caller<'_>, register: u64, value: u64) -> Outcome {
     match register {
         0..=3 | 6 | 7 => {
-            caller.tables.debug[register as usize] = value;
+            caller.shared.vcpus.tables(caller.vcpu as usize).debug[register as usize] = value;
             done(0)
         }
         _ => Err(Errno::EINVAL),
@@ -113,7 +120,9 @@ pub fn set_debugreg(caller: &mut Caller<'_>, register: u64, value: u64) -> Outco
 
 pub fn get_debugreg(caller: &mut Caller<'_>, register: u64) -> Outcome {
     match register {
-        0..=3 | 6 | 7 => done(caller.tables.debug[register as usize].cast_signed()),
+        0..=3 | 6 | 7 => {
+            done(caller.shared.vcpus.tables(caller.vcpu as usize).debug[register as usize].cast_signed())
+        }
         _ => Err(Errno::EINVAL),
     }
 }
@@ -146,56 +155,4 @@ pub fn callback_op(caller: &mut Caller<'_>, command: u64, arg: u64) -> Outcome {
         caller.area.set(Field::CallbackFlags, if flags & 1 != 0 { masks | bit } else { masks & !bit });
     }
     done(0)
-}
-
-fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: u64, arg: u64) -> Outcome {
-    let op: [u8; 16] = caller.read(arg)?;
-    let (frame, offset) = (u64_at(&op, 0), u64::from(super::u32_at(&op, 8)));
-    if offset % 8 != 0
-        || offset + VCPU_INFO_BYTES > PAGE_SIZE
-        || frame >= caller.shared.layout.ram_bytes / PAGE_SIZE
-    {
-        return Err(Errno::EINVAL);
-    }
-    // One vcpu a domain for now, and dispatch has checked that it is this one.
-    let place = Gpa(frame * PAGE_SIZE + offset);
-    caller.shared.events.set_vcpu_info(vcpu as usize, place)?;
-    caller.area.set(Field::VcpuInfo, PHYSMAP + place.0);
-    done(0)
-}
-
-pub fn vcpu_op(caller: &mut Caller<'_>, command: u64, vcpu: u64, arg: u64) -> Outcome {
-    if vcpu >= u64::from(caller.shared.layout.vcpus) {
-        return Err(Errno::ENOENT);
-    }
-    match command {
-        3 => done(1), // is_up
-        4 => {
-            caller.write(arg, &[0; 48])?; // get_runstate_info: running since the start, nothing stolen
-            done(0)
-        }
-        5 => {
-            let at = u64::from_le_bytes(caller.read(arg)?);
-            caller.write(at, &[0; 48])?; // register_runstate_memory_area
-            done(0)
-        }
-        6 => Err(Errno::ENOSYS), // set_periodic_timer: Linux stops it, never sets it
-        7 => done(0),            // stop_periodic_timer: none runs
-        8 => {
-            let deadline = u64::from_le_bytes(caller.read(arg)?);
-            caller.area.set(Field::Deadline, deadline.max(1));
-            Ok((0, After::SetTimer))
-        }
-        9 => {
-            caller.area.set(Field::Deadline, 0);
-            done(0)
-        }
-        10 => register_vcpu_info(caller, vcpu, arg),
-        13 => {
-            let at = u64::from_le_bytes(caller.read(arg)?);
-            caller.write(at, &caller.shared.clock.time_info())?; // register_vcpu_time_memory_area
-            done(0)
-        }
-        _ => Err(Errno::ENOSYS), // initialise, up, down: no second vcpu; get_physid, send_nmi: no use
-    }
 }

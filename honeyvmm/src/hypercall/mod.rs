@@ -8,6 +8,7 @@ mod grant_table;
 mod memory;
 mod platform;
 mod sched;
+mod vcpu_op;
 
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ pub use cpu::{CpuTables, DR6_INIT};
 use crate::clock::Clock;
 use crate::errno::Errno;
 use crate::evtchn::EventChannels;
-use crate::memory::{Gpa, GuestMemory, Gva};
+use crate::memory::{EvtchnPort, Gpa, GuestMemory, Gva};
 use crate::paging::{AddressSpace, PageFault};
 use crate::shim::{Area, Field, Layout};
+use crate::vcpus::Vcpus;
 
 /// Why a domain shut down, as SCHEDOP_shutdown names it (xen/sched.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +38,16 @@ pub enum ShutdownReason {
 }
 
 /// What the vcpu does after a hypercall, beside going on with its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum After {
     /// Nothing more.
     Continue,
     /// Wait for an event.
     Block,
+    /// Wait until one of these ports is pending, masked or not, or until this system time, in ns; 0: without limit.
+    Poll(Vec<EvtchnPort>, u64),
+    /// Let other threads of the host run.
+    Yield,
     /// The timer's deadline changed.
     SetTimer,
     /// The domain is at its end.
@@ -63,6 +69,8 @@ pub struct Shared {
     pub layout: Layout,
     /// Event channels.
     pub events: EventChannels,
+    /// The vcpus, as they see each other.
+    pub vcpus: Arc<Vcpus>,
     /// System time.
     pub clock: Clock,
     /// Where early output goes.
@@ -79,8 +87,6 @@ pub struct Caller<'a> {
     pub area: &'a Area,
     /// Its number.
     pub vcpu: u32,
-    /// Its descriptor tables and debug registers.
-    pub tables: &'a mut CpuTables,
 }
 
 /// A result, and what comes after.
@@ -133,7 +139,7 @@ pub fn dispatch(caller: &mut Caller<'_>, nr: u64, args: &[u64; 6]) -> (i64, Afte
         18 => platform::console_io(caller, a, b, c),
         20 => grant_table::grant_table_op(caller, a, b, c),
         21 => done(0), // vm_assist: what Linux asks for concerns page tables that Xen would guard
-        24 => cpu::vcpu_op(caller, a, b, c),
+        24 => vcpu_op::vcpu_op(caller, a, b, c),
         28 => done(0), // nmi_op: no NMI is ever sent
         29 => sched::sched_op(caller, a, b),
         30 => cpu::callback_op(caller, a, b),

@@ -2,9 +2,11 @@
 
 mod cpu_state;
 mod probe;
+mod saved;
 mod vcpu;
 mod vm;
 
 pub use probe::probe;
-pub use vcpu::{Exit, RUN_TIME_IOCTLS, Stop, Vcpu};
+pub use saved::SavedVcpu;
+pub use vcpu::{Exit, Injected, RUN_TIME_IOCTLS, Stop, Vcpu};
 pub use vm::{KvmError, Vm};

@@ -4,7 +4,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_regs, kvm_sregs, kvm_xcrs,
+    CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
@@ -12,7 +13,7 @@ use super::cpu_state::{
     CodeSegment, Cr4Features, Tables, set_code_segment, set_system_registers, syscall_msrs,
 };
 use super::vm::{KvmError, Vm, ioctl};
-use crate::cpuid;
+use crate::cpuid::{self, Place};
 use crate::memory::Gva;
 use crate::shim::Backend;
 
@@ -24,8 +25,10 @@ const KVM_INTERRUPT: libc::c_ulong = 0x4004_ae86;
 const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: u64 = 0xae80;
-/// The ioctls of a vcpu that runs; all others belong to its making.
-pub const RUN_TIME_IOCTLS: [u64; 2] = [KVM_RUN, KVM_INTERRUPT];
+/// `_IOR(KVMIO, 0xa4, struct kvm_xsave)`.
+const KVM_GET_XSAVE: u64 = 0x9000_aea4;
+/// The ioctls of a vcpu that runs or is saved; all others belong to its making.
+pub const RUN_TIME_IOCTLS: [u64; 3] = [KVM_RUN, KVM_INTERRUPT, KVM_GET_XSAVE];
 /// The vector that means "look for events" (hardware backend).
 const EVENT_VECTOR: u32 = 0xf0;
 /// XCR0 bits that the guest may use, if KVM offers them: x87, SSE, AVX, AVX-512.
@@ -40,6 +43,15 @@ pub enum Exit {
     Interrupted,
     /// The guest did what ends a machine: the text says what KVM reported.
     Dead(String),
+}
+
+/// When a vcpu takes the event vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    /// Before its next instruction.
+    Now,
+    /// It cannot yet, and will stop when it can.
+    Later,
 }
 
 /// Where a vcpu stopped, from the run page.
@@ -75,11 +87,11 @@ fn to_array(r: &kvm_regs) -> [u64; 18] {
 
 impl Vcpu {
     /// A vcpu whose descriptor tables are in this window, with this L4 table loaded, stopped.
-    pub fn new(vm: &Vm, id: u32, backend: Backend, window: Gva, cr3: u64) -> Result<Vcpu, KvmError> {
-        let fd = vm.create_vcpu(id)?;
+    pub fn new(vm: &Vm, place: Place, backend: Backend, window: Gva, cr3: u64) -> Result<Vcpu, KvmError> {
+        let fd = vm.create_vcpu(u32::from(place.vcpu))?;
         let supported = vm.supported_cpuid()?;
         let features = cr4_features(&supported);
-        let filtered = cpuid::filter_for_user(&supported, backend);
+        let filtered = cpuid::filter_for_user(&supported, backend, place);
         ioctl("set CPUID", fd.set_cpuid2(&filtered))?;
         if backend == Backend::Hardware {
             enable_xsave(&fd, &supported)?;
@@ -133,6 +145,24 @@ impl Vcpu {
         exit
     }
 
+    /// Lets KVM finish what its last exit left (a port access ends with the next run) and take up changed registers, without a step of the guest.
+    pub(super) fn settle(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        // It is to end at once, with EINTR.
+        let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
+    }
+
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Registers that were set by ioctl are what the run page has.
+    pub(super) fn note_registers(&mut self, regs: kvm_regs, sregs: kvm_sregs, events: kvm_vcpu_events) {
+        let page = self.fd.sync_regs_mut();
+        (page.regs, page.sregs, page.events) = (regs, sregs, events);
+    }
+
     /// Where it stopped.
     pub fn stop(&self) -> Stop {
         let page = self.fd.sync_regs();
@@ -168,11 +198,11 @@ impl Vcpu {
     }
 
     /// Makes a vcpu of the hardware backend take the event vector, now or as soon as it can.
-    pub fn inject_event(&mut self) -> Result<(), KvmError> {
+    pub fn inject_event(&mut self) -> Result<Injected, KvmError> {
         let run = self.fd.get_kvm_run();
         if run.ready_for_interrupt_injection == 0 || run.if_flag == 0 {
             run.request_interrupt_window = 1;
-            return Ok(());
+            return Ok(Injected::Later);
         }
         let vector = EVENT_VECTOR;
         // SAFETY:
@@ -182,7 +212,7 @@ impl Vcpu {
         if result < 0 {
             return Err(KvmError::Ioctl { what: "inject an interrupt", source: kvm_ioctls::Error::last() });
         }
-        Ok(())
+        Ok(Injected::Now)
     }
 
     /// The special registers, for a dump.

@@ -14,7 +14,9 @@ pub const PAGE_SHIFT: u32 = 12;
 pub struct Gpa(pub u64);
 
 /// A guest frame number: [`Gpa`] in pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Gfn(pub u64);
 
 /// A guest-virtual address.

@@ -10,7 +10,9 @@ use crate::shim::trace::{RING_BYTES, TRACE_FULL, TRACE_SYNC, Trace};
 const FULL_MAX: Duration = Duration::from_secs(10);
 /// A call waits so long for its record to be read.
 const SYNC_MAX: Duration = Duration::from_millis(200);
-/// How often a waiting vcpu looks.
+/// The reader most often runs on another core and has read by then: to sleep and be woken would take as long again.
+const SPIN_MAX: Duration = Duration::from_micros(200);
+/// How often a vcpu looks that waits for longer.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// A vcpu's trace and how its reader is woken.
@@ -51,8 +53,13 @@ impl Running {
             _ => return None,
         };
         let vcpu = it.index as usize;
-        let (mut until, mut tail) = (Instant::now() + limit, it.trace.trace.tail());
+        let began = Instant::now();
+        let (mut until, mut tail) = (began + limit, it.trace.trace.tail());
         while !self.it.trace.done(nr, wanted) {
+            if began.elapsed() < SPIN_MAX {
+                std::thread::yield_now();
+                continue;
+            }
             if self.it.requests.pending() && !self.stand_still() {
                 return Some(End::Stopped);
             }
@@ -63,7 +70,7 @@ impl Running {
                 }
                 return None;
             }
-            self.it.kicks.0[vcpu].wait(Some(LOOK_EVERY));
+            self.it.kicks.0[vcpu].wait(LOOK_EVERY, || self.it.requests.pending());
             let now = self.it.trace.trace.tail();
             if now != tail {
                 (until, tail) = (Instant::now() + limit, now);

@@ -12,6 +12,8 @@ pub const CALL_HYPERCALL: u64 = 1;
 pub const CALL_EXCEPTION: u64 = 2;
 /// The trace wants something of its reader.
 pub const CALL_TRACE: u64 = 3;
+/// Vcpus are to be taken out of the guest, and waited for until none uses an old translation: the number is their mask.
+pub const CALL_FLUSH: u64 = 4;
 /// The shim cannot go on: the domain is at its end.
 pub const CALL_BROKEN: u64 = 9;
 
@@ -128,6 +130,11 @@ struct AreaLayout {
     resume_trap: u64,
     resume_error: u64,
     traps: [TrapInfo; 256],
+    cpuid: [u8; 2048],
+    pad: [u64; 156],
+    flush_wanted: u64,
+    flush_done: u64,
+    in_guest: u64,
 }
 
 // The other half of these is in area.h.
@@ -142,6 +149,7 @@ const _: () = assert!(offset_of!(AreaLayout, slots) == 624);
 const _: () = assert!(offset_of!(AreaLayout, counts) == 672);
 const _: () = assert!(offset_of!(AreaLayout, resume_trap) == 784);
 const _: () = assert!(offset_of!(AreaLayout, traps) == 800);
+const _: () = assert!(offset_of!(AreaLayout, flush_wanted) == 8192);
 
 macro_rules! fields {
     ($($variant:ident = $field:ident),* $(,)?) => {
@@ -165,7 +173,8 @@ fields! {
     CallbackSyscall = callback_syscall, CallbackSyscall32 = callback_syscall32, CallbackFlags = callback_flags,
     Deadline = deadline, Armed = armed, TscBase = tsc_base, TscScale = tsc_mul, RamBytes = ram_bytes, SharedGpa = shared_gpa,
     SharedBytes = shared_bytes, SharedInfo = shared_info, Vcpus = vcpus, Me = me, Window = window, FsBase = fs_base, GsBase = gs_base,
-    SetBases = set_bases, ResumeTrap = resume_trap, ResumeError = resume_error,
+    SetBases = set_bases, ResumeTrap = resume_trap, ResumeError = resume_error, FlushWanted = flush_wanted, FlushDone = flush_done,
+    InGuest = in_guest,
 }
 
 /// A general register, in `kvm_regs`' order.

@@ -7,8 +7,8 @@ pub mod trace;
 mod views;
 
 pub use area::{
-    Area, CALL_BROKEN, CALL_EXCEPTION, CALL_HYPERCALL, CALL_TRACE, COUNT_NAMES, Entries, Field, Register,
-    TrapInfo,
+    Area, CALL_BROKEN, CALL_EXCEPTION, CALL_FLUSH, CALL_HYPERCALL, CALL_TRACE, COUNT_NAMES, Entries, Field,
+    Register, TrapInfo,
 };
 pub use descriptors::{TR_ACCESS_BUSY, sanitized_descriptor};
 pub use layout::{

@@ -29,7 +29,7 @@ pub const TRACE_SYNC: u64 = 3;
 pub mod spec {
     /// It is recorded.
     pub const RECORD: u32 = 1;
-    /// The vcpu waits at its beginning until the record was read.
+    /// The vcpu waits at its beginning until the record was read, if the call may make a file vanish that is open for writing.
     pub const SYNC_ENTER: u32 = 2;
     /// It waits at its end.
     pub const SYNC_LEAVE: u32 = 4;
@@ -39,7 +39,7 @@ pub mod spec {
     pub const KNOWN_FILE: u32 = 16;
     /// It has no result.
     pub const NO_RETURN: u32 = 32;
-    /// With `FILE`: only files that are open for writing.
+    /// With `FILE`: only regular files that are open for writing.
     pub const WRITTEN: u32 = 64;
     /// The first argument's kind.
     pub const ARGUMENTS: u32 = 8;
@@ -96,11 +96,13 @@ pub enum Offset {
     FileMode,
     FilePrivate,
     SocketOps,
+    FileInode,
+    InodeMode,
 }
 
 impl Offset {
     /// Each with the struct and the member that it is the offset of.
-    pub const ALL: [(Offset, &'static str, &'static str); 13] = [
+    pub const ALL: [(Offset, &'static str, &'static str); 15] = [
         (Offset::TaskPid, "task_struct", "pid"),
         (Offset::TaskTgid, "task_struct", "tgid"),
         (Offset::TaskComm, "task_struct", "comm"),
@@ -114,6 +116,8 @@ impl Offset {
         (Offset::FileMode, "file", "f_mode"),
         (Offset::FilePrivate, "file", "private_data"),
         (Offset::SocketOps, "socket", "ops"),
+        (Offset::FileInode, "file", "f_inode"),
+        (Offset::InodeMode, "inode", "i_mode"),
     ];
 }
 

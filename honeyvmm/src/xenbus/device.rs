@@ -113,6 +113,14 @@ impl DeviceKind {
     }
 }
 
+impl Device {
+    /// As events and `info` call it: `vbd-51712`, `vif-0`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.kind.name(), self.id)
+    }
+}
+
 impl Xenbus {
     /// No device yet.
     #[must_use]
@@ -146,6 +154,33 @@ impl Xenbus {
         enter(&self.store, &front, State::Initialising)?;
         self.devices.push(Followed { front, back, state: State::InitWait, backend });
         Ok(())
+    }
+
+    /// Takes up a device of a saved domain where it stands in xenstore: a frontend that was served is served again, and notices nothing.
+    ///
+    /// # Errors
+    /// What the frontend published then does not fit memory or channels now.
+    pub fn resume(&mut self, device: &Device, mut backend: Box<dyn Backend>) -> Result<(), BackendError> {
+        let (kind, id, domid) = (device.kind.name(), device.id, self.domid);
+        let front = format!("{}/device/{kind}/{id}", self.store.home());
+        let back = format!("/local/domain/0/backend/{kind}/{domid}/{id}");
+        let state = self.store.read(&format!("{back}/state"));
+        let state = state.and_then(|state| state.parse().ok()).and_then(State::from_number);
+        let state = state.ok_or_else(|| BackendError::Missing(format!("{back}/state")))?;
+        if matches!(state, State::Connected | State::Closing | State::Reconfigured) {
+            backend.connect(&self.view(&front))?;
+        }
+        self.devices.push(Followed { front, back, state, backend });
+        Ok(())
+    }
+
+    fn view(&self, front: &str) -> FrontendView {
+        FrontendView::new(
+            frontend_nodes(&self.store, front),
+            self.memory.clone(),
+            self.grants.clone(),
+            self.events.clone(),
+        )
     }
 
     /// Serves xenstore's requests and follows the frontends: what the xenstore doorbell's ring asks for. Again while [`Turn::more`] is set.

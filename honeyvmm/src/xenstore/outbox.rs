@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::StoreError;
 use super::wire::Message;
 
 /// Bytes that wait, beyond which no further request is taken up: a guest that does not read its answers gets no more of them.
@@ -83,6 +84,32 @@ impl Outbox {
     #[must_use]
     pub fn dropped_events(&self) -> u64 {
         self.dropped_events
+    }
+
+    /// What waits, in order, and how many bytes of the first have gone.
+    #[must_use]
+    pub fn save(&self) -> (Vec<(Vec<u8>, bool)>, usize) {
+        (self.messages.iter().map(|queued| (queued.bytes.clone(), queued.is_event)).collect(), self.sent)
+    }
+
+    /// The same again.
+    ///
+    /// # Errors
+    /// EINVAL: more has gone than the first message has.
+    pub fn restore(waiting: &[(Vec<u8>, bool)], sent: usize) -> Result<Self, StoreError> {
+        if sent > 0 && waiting.first().is_none_or(|(first, _)| sent >= first.len()) {
+            return Err(StoreError::Invalid);
+        }
+        let mut outbox = Self::default();
+        for (index, (bytes, is_event)) in waiting.iter().enumerate() {
+            // One that has begun to leave may come again.
+            if *is_event && !(index == 0 && sent > 0) {
+                outbox.events.insert(bytes.clone());
+            }
+            outbox.push(bytes.clone(), *is_event);
+        }
+        (outbox.sent, outbox.waiting_bytes) = (sent, outbox.waiting_bytes - sent);
+        Ok(outbox)
     }
 
     fn push(&mut self, bytes: Vec<u8>, is_event: bool) {

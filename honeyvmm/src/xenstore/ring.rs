@@ -143,6 +143,16 @@ impl Connection {
         }
     }
 
+    /// The half of a request that came, and whether the guest broke the protocol.
+    pub fn save(&self) -> (Vec<u8>, bool) {
+        (self.partial.clone(), self.broken)
+    }
+
+    /// Goes on there.
+    pub fn restore(&mut self, partial: Vec<u8>, broken: bool) {
+        (self.partial, self.broken) = (partial, broken);
+    }
+
     fn wants_reconnect(&self) -> bool {
         self.memory
             .load_u32(self.page.offset(CONNECTION), Ordering::Acquire)

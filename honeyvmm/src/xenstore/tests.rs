@@ -78,13 +78,18 @@ impl Guest {
         }
     }
 
-    fn ask_in(&mut self, transaction_id: u32, kind: Kind, body: &[u8]) -> Message {
+    /// Everything that comes after a request.
+    fn exchange(&mut self, transaction_id: u32, kind: Kind, body: &[u8]) -> Vec<Message> {
         let request = Message { kind, request_id: 5, transaction_id, body: body.to_vec() };
         for piece in request.encode().chunks(1024) {
             self.send_bytes(piece);
             self.store.service().unwrap();
         }
-        let mut messages = self.messages();
+        self.messages()
+    }
+
+    fn ask_in(&mut self, transaction_id: u32, kind: Kind, body: &[u8]) -> Message {
+        let mut messages = self.exchange(transaction_id, kind, body);
         assert_eq!(messages.len(), 1, "{messages:?}");
         messages.remove(0)
     }
@@ -299,4 +304,68 @@ fn the_dump_shows_the_tree_and_escapes_what_the_guest_wrote() {
     let dump = guest.store.dump();
     assert!(dump.contains("    x = \"\\x1b[2Jevil\\\"\"\n"), "{dump}");
     assert!(dump.contains("   name = \"decoy\"\n"), "{dump}");
+}
+
+/// The same domain after it was written down and read again: a new store over the same memory.
+fn restored(guest: Guest) -> Guest {
+    let text = serde_json::to_string(&guest.store.save()).unwrap();
+    let state = serde_json::from_str(&text).unwrap();
+    let Guest { memory, store, events, port, received } = guest;
+    drop(store);
+    let channel = events.bind_backend(port, Arc::new(Nothing)).unwrap();
+    let store = Xenstore::restore(1, &state).unwrap();
+    store.attach_restored(memory.clone(), PAGE, channel, &state).unwrap();
+    Guest { memory, store, events, port, received }
+}
+
+#[test]
+fn a_restored_store_has_its_nodes_watches_and_transactions() {
+    let mut guest = guest();
+    guest.ask(Kind::Write, b"device/vbd/51712/state\x003");
+    assert_eq!(guest.exchange(0, Kind::Watch, b"device\0t\0").len(), 2, "the answer and the first event");
+    let started = guest.ask(Kind::TransactionStart, b"\0").body;
+    let id: u32 = std::str::from_utf8(&started).unwrap().trim_end_matches('\0').parse().unwrap();
+    guest.ask_in(id, Kind::Write, b"device/vbd/51712/ring\x009");
+
+    let mut guest = restored(guest);
+    assert_eq!(guest.ask(Kind::Read, b"device/vbd/51712/state\0").body, b"3");
+    assert_eq!(guest.ask_in(id, Kind::Read, b"device/vbd/51712/ring\0").body, b"9");
+    let [end, event] = &guest.exchange(id, Kind::TransactionEnd, b"T\0")[..] else {
+        panic!("an answer and an event")
+    };
+    assert_eq!((end.kind, end.body.as_slice()), (Kind::TransactionEnd, &b"OK\0"[..]));
+    assert_eq!((event.kind, event.body.as_slice()), (Kind::WatchEvent, &b"device/vbd/51712/ring\0t\0"[..]));
+}
+
+#[test]
+fn a_restored_store_goes_on_in_the_middle_of_a_request_and_of_an_answer() {
+    let mut guest = guest();
+    guest.ask(Kind::Write, [b"data\0".as_slice(), &[b'x'; 2000]].concat().as_slice());
+    let request =
+        Message { kind: Kind::Read, request_id: 7, transaction_id: 0, body: b"data\0".to_vec() }.encode();
+    guest.send_bytes(&request);
+    guest.store.service().unwrap();
+    guest.send_bytes(&request[..9]);
+    guest.store.service().unwrap();
+
+    let mut guest = restored(guest);
+    guest.send_bytes(&request[9..]);
+    let messages = guest.messages();
+    assert_eq!(messages.len(), 2);
+    assert!(messages.iter().all(|message| message.body == [b'x'; 2000]));
+}
+
+#[test]
+fn a_saved_store_that_no_domain_has_is_refused() {
+    let good = serde_json::to_value(guest().store.save()).unwrap();
+    let wrong = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut state = good.clone();
+        change(&mut state);
+        Xenstore::restore(1, &serde_json::from_value(state).unwrap()).is_err()
+    };
+    assert!(!wrong(&|_| {}));
+    assert!(wrong(&|state| state["nodes"] = serde_json::json!([])), "no root");
+    assert!(wrong(&|state| drop(state["nodes"].as_array_mut().unwrap().remove(1))), "no parent");
+    assert!(wrong(&|state| state["generation"] = 0.into()), "nodes from the future");
+    assert!(wrong(&|state| state["sent"] = 1.into()), "half of nothing was sent");
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::StoreError;
 use super::path::parent;
+use super::state::OpenTransaction;
 use super::tree::{Change, Node, Origin, Touched, Tree};
 
 /// Open transactions of a domain; xenstored's default.
@@ -28,6 +29,30 @@ impl Transaction {
     #[must_use]
     pub fn start(tree: &Tree) -> Self {
         Self { base: tree.clone(), work: tree.clone(), looked_at: BTreeMap::new(), changes: Vec::new() }
+    }
+
+    /// What it has looked at and done.
+    #[must_use]
+    pub(super) fn save(&self) -> OpenTransaction {
+        OpenTransaction { looked_at: self.looked_at.clone(), changes: self.changes.clone() }
+    }
+
+    /// The same again, over the tree that all see.
+    ///
+    /// # Errors
+    /// As [`Tree::apply`].
+    pub(super) fn restore(tree: &Tree, open: &OpenTransaction) -> Result<Self, StoreError> {
+        let mut transaction = Self::start(tree);
+        for change in &open.changes {
+            // Checked when it was made; what has changed since shows at the end.
+            let _ = transaction.work.apply(change, Origin::Host);
+        }
+        if open.changes.len() > TRANSACTION_NODES_MAX || open.looked_at.len() > TRANSACTION_NODES_MAX {
+            return Err(StoreError::NoSpace);
+        }
+        transaction.looked_at = open.looked_at.clone();
+        transaction.changes = open.changes.clone();
+        Ok(transaction)
     }
 
     /// A node as the transaction sees it.

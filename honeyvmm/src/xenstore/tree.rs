@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::StoreError;
 use super::path::{check, parent};
 
@@ -28,7 +30,8 @@ pub enum Origin {
 }
 
 /// One node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Node {
     /// Any bytes, mostly text.
     pub value: Vec<u8>,
@@ -39,7 +42,8 @@ pub struct Node {
 }
 
 /// One change to the tree. Paths are absolute and valid.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
     /// Sets a value; makes the node and those above it where they are missing.
     Write {
@@ -93,6 +97,39 @@ impl Default for Tree {
 }
 
 impl Tree {
+    /// All nodes with their paths, in order.
+    #[must_use]
+    pub fn save(&self) -> Vec<(String, Node)> {
+        self.nodes.iter().map(|(path, node)| (path.to_string(), Node::clone(node))).collect()
+    }
+
+    /// The highest generation so far.
+    #[must_use]
+    pub fn last_generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The same tree again.
+    ///
+    /// # Errors
+    /// EINVAL: a path that is none, a node without its parent, a generation that is not yet.
+    pub fn restore(nodes: &[(String, Node)], generation: u64) -> Result<Self, StoreError> {
+        let mut tree = BTreeMap::new();
+        let mut value_bytes = 0;
+        for (path, node) in nodes {
+            let rooted = path == "/" || parent(path).is_some_and(|above| tree.contains_key(above));
+            if !rooted || node.generation > generation || node.value.len() > VALUE_BYTES_MAX {
+                return Err(StoreError::Invalid);
+            }
+            value_bytes += node.value.len();
+            tree.insert(Arc::from(path.as_str()), Arc::new(node.clone()));
+        }
+        if !tree.contains_key("/") {
+            return Err(StoreError::Invalid);
+        }
+        Ok(Self { nodes: Arc::new(tree), generation, value_bytes })
+    }
+
     /// The node at `path`.
     #[must_use]
     pub fn node(&self, path: &str) -> Option<&Node> {

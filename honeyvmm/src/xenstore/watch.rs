@@ -1,5 +1,7 @@
 //! Watches: who is told when a node changes.
 
+use serde::{Deserialize, Serialize};
+
 use super::StoreError;
 use super::path::{Home, is_at_or_below};
 use super::tree::Touched;
@@ -10,8 +12,10 @@ pub const WATCHES_MAX: usize = 512;
 /// Longest token; Linux' is an address in hex.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
-#[derive(Debug, PartialEq, Eq)]
-struct Watch {
+/// One watch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Watch {
     /// As the guest named it: events name the node in the same way.
     named: String,
     absolute: String,
@@ -25,6 +29,22 @@ pub struct Watches {
 }
 
 impl Watches {
+    /// All of them, in the order in which they were set.
+    pub(super) fn save(&self) -> Vec<Watch> {
+        self.watches.clone()
+    }
+
+    /// The same again.
+    ///
+    /// # Errors
+    /// E2BIG.
+    pub(super) fn restore(watches: &[Watch]) -> Result<Self, StoreError> {
+        if watches.len() > WATCHES_MAX || watches.iter().any(|watch| watch.token.len() > TOKEN_BYTES_MAX) {
+            return Err(StoreError::TooBig);
+        }
+        Ok(Self { watches: watches.to_vec() })
+    }
+
     /// Sets a watch; the answer is the event that each new watch gets at once.
     ///
     /// # Errors

@@ -73,16 +73,16 @@ impl Traced {
     }
 }
 
-/// Joins them.
+/// Joins them, from all vcpus: a task may have moved from one to another during its call.
 #[derive(Default)]
 pub struct Pairing {
-    open: HashMap<(u32, u64), Record>,
+    open: HashMap<u64, Record>,
 }
 
 impl Pairing {
     /// Takes the next record; answers the call that it ends.
     pub fn take(&mut self, record: Record) -> Option<Traced> {
-        let key = (record.vcpu, record.seq);
+        let key = record.seq;
         match record.phase {
             Phase::Enter(_) if has_no_end(&record) => Some(ended(record, None)),
             Phase::Enter(_) => {

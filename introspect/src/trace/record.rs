@@ -67,7 +67,7 @@ pub struct Record {
     pub number: u16,
     /// System time of the domain, nanoseconds.
     pub time_ns: u64,
-    /// The beginning's number on its vcpu; the end has the same.
+    /// The beginning's number, which no other vcpu gives; the end has the same.
     pub seq: u64,
     /// Address of the task.
     pub task: u64,

@@ -25,12 +25,14 @@ pub struct Ring {
     trace: Trace,
     position: u64,
     buffer: Vec<u8>,
+    // Read, but not taken.
+    next: Option<(u64, Record)>,
 }
 
 impl Ring {
     /// Reads on where the last reader stopped.
     pub fn new(trace: Trace) -> Ring {
-        Ring { position: trace.tail(), trace, buffer: Vec::new() }
+        Ring { position: trace.tail(), trace, buffer: Vec::new(), next: None }
     }
 
     /// The trace that it belongs to.
@@ -38,11 +40,28 @@ impl Ring {
         &self.trace
     }
 
-    /// The next record, if one was written. It stays in the ring until [`Ring::release`].
+    /// The next record, if one was written.
     ///
     /// # Errors
     /// What is there is none; the rest of what was written is passed over.
+    pub fn peek(&mut self) -> Result<Option<&Record>, RingError> {
+        if self.next.is_none() {
+            let before = self.position;
+            self.next = self.advance()?.map(|record| (before, record));
+        }
+        Ok(self.next.as_ref().map(|(_, record)| record))
+    }
+
+    /// Takes it. It stays in the ring until [`Ring::release`].
+    ///
+    /// # Errors
+    /// As of [`Ring::peek`].
     pub fn take(&mut self) -> Result<Option<Record>, RingError> {
+        self.peek()?;
+        Ok(self.next.take().map(|(_, record)| record))
+    }
+
+    fn advance(&mut self) -> Result<Option<Record>, RingError> {
         loop {
             let head = self.trace.head();
             match self.read(head.wrapping_sub(self.position)) {
@@ -84,9 +103,9 @@ impl Ring {
         Ok(Step::Record(record::parse(&self.buffer)?))
     }
 
-    /// Gives back what was read; a vcpu that waits for it goes on.
+    /// Gives back what was taken; a vcpu that waits for it goes on.
     pub fn release(&self) {
-        self.trace.set_tail(self.position);
+        self.trace.set_tail(self.next.as_ref().map_or(self.position, |(before, _)| *before));
     }
 }
 
@@ -146,6 +165,22 @@ mod tests {
         assert_eq!(phases, [record::Phase::Leave(1), record::Phase::Leave(2)]);
         ring.release();
         assert_eq!(ring.trace().tail(), start + 168);
+    }
+
+    #[test]
+    fn what_was_looked_at_is_not_given_back() {
+        let writer = Writer::new();
+        let mut ring = writer.ring();
+        writer.put(0, &leave(1));
+        writer.put(80, &leave(2));
+        writer.set_head(160);
+        ring.take().unwrap().unwrap();
+        assert_eq!(ring.peek().unwrap().unwrap().phase, record::Phase::Leave(2));
+        ring.release();
+        assert_eq!(ring.trace().tail(), 80);
+        assert_eq!(ring.take().unwrap().unwrap().phase, record::Phase::Leave(2));
+        ring.release();
+        assert_eq!(ring.trace().tail(), 160);
     }
 
     #[test]

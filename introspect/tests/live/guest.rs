@@ -14,7 +14,7 @@ use decoys::initramfs;
 use decoys::kernel::{self, Kernel};
 use decoys::progress::Silent;
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Machine, Parts};
+use honeyvmm::machine::{Machine, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
 use honeyvmm::shim::{Layout, SHIM_GPA};
 use introspect::symbols::Symbols;
@@ -94,6 +94,7 @@ impl Guest {
         let machine = Machine::start(Parts {
             kvm_fd: kvm.as_raw_fd(),
             backend: honeyvmm::kvm::probe(kvm.as_raw_fd()).unwrap(),
+            vcpus: VcpuCounts::all_online(1),
             ram: ram.clone(),
             shim: shim.clone(),
             trace_bell: None,

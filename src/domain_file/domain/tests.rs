@@ -22,7 +22,8 @@ fn the_classic_file_is_accepted_as_it_stands() {
     let disks: Vec<_> =
         file.disks.iter().map(|d| (d.target.to_str().unwrap(), d.vdev.as_str(), d.read_only)).collect();
     assert_eq!(disks, [("/img/master.img", "sda1", false), ("/img/swap.img", "sda2", false)]);
-    assert_eq!(warnings, ["line 8: vcpus = 4: a domain has one vcpu for now"]);
+    assert_eq!(file.maxvcpus, 4);
+    assert_eq!(warnings, [""; 0]);
 }
 
 #[test]
@@ -71,7 +72,10 @@ fn refusals_name_key_line_and_column() {
     };
     check("memory = 'much'", "line 4, column 10: memory must be a number");
     check("memory = 8", "line 4, column 10: memory = 8 is not between 32 and 1048576");
-    check("vcpus = 0", "line 4, column 9: vcpus = 0 is not between 1 and 128");
+    check("vcpus = 0", "line 4, column 9: vcpus = 0 is not between 1 and 8");
+    check("vcpus = 9", "line 4, column 9: vcpus = 9 is not between 1 and 8");
+    check("maxvcpus = 9", "line 4, column 12: maxvcpus = 9 is not between 1 and 8");
+    check("vcpus = 4\nmaxvcpus = 2", "line 4, column 9: vcpus = 4 is not between 1 and 2");
     check(
         "name = '../x'",
         "line 4, column 8: name must be 1 to 64 letters, digits, dots, dashes or underscores that begin with a letter or digit",

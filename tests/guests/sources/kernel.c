@@ -472,7 +472,8 @@ static const struct { const char *name; void (*run)(void); } cases[] = {
 	CASE(callback_nowhere), CASE(no_callback), CASE(base_of_nothing), CASE(base_of_garbage), CASE(exceptions_without_end), CASE(spin),
 	CASE(sleep_for_ever), CASE(hypercalls_without_end), CASE(device_memory), CASE(scribble_hlt), CASE(scribble_int3), CASE(scribble_ones),
 	CASE(scribble_garbage), CASE(scribble_area_ones), CASE(scribble_area_garbage), CASE(panic), CASE(witness), CASE(disk),
-	CASE(network),
+	CASE(network), CASE(vcpu_calls), CASE(vcpus_flush), CASE(vcpus_down), CASE(vcpus_spin), CASE(vcpus_up_and_down), CASE(vcpus_shutdown),
+	CASE(vcpu_nowhere), CASE(vcpu_tables_of_nothing), CASE(vcpu_tables_of_garbage), CASE(vcpus_forge_flushes),
 };
 
 static int same(const char *a, const char *b)

@@ -32,6 +32,18 @@ void notify(u32 port);
 /* Maps any frame at an address of ours, which must be that of a page. */
 void map_at(void *at, u64 gpa);
 
+/* vcpus.c */
+void vcpu_calls(void);
+void vcpus_flush(void);
+void vcpus_down(void);
+void vcpus_spin(void);
+void vcpus_up_and_down(void);
+void vcpus_shutdown(void);
+void vcpu_nowhere(void);
+void vcpu_tables_of_nothing(void);
+void vcpu_tables_of_garbage(void);
+void vcpus_forge_flushes(void);
+
 /* devices.c */
 void disk(void);
 void network(void);
