@@ -156,6 +156,7 @@ fn cases_of_earlier_runs_are_listed_and_downloaded() {
     let acquisition = forensics::Acquisition {
         domain,
         memory,
+        memory_at: 0,
         ranges: vec![forensics::RamRange { gpa: 0, file_offset: 0, bytes: 1 << 20 }],
         vcpus: Vec::new(),
         disks: Vec::new(),

@@ -61,8 +61,10 @@ pub struct DiskSource {
 pub struct Acquisition {
     /// The domain.
     pub domain: DomainInfo,
-    /// The file behind its RAM: a memfd.
+    /// The file behind its RAM: a memfd, or the memory of its process.
     pub memory: File,
+    /// Where in that file the memory begins that `ranges` speak of; not 0 for a process, whose memory has no length.
+    pub memory_at: u64,
     /// Its RAM in that file.
     pub ranges: Vec<RamRange>,
     /// Registers, in the order of the vcpus.
@@ -160,7 +162,8 @@ pub fn copy_paused(source: Acquisition, spool: &Path, taken: Timestamp) -> Resul
             });
             copies.collect::<Result<Vec<_>, AcquireError>>()
         });
-        let memory = copy_memory(&source.memory, &source.ranges, spool).map_err(failed("memory"));
+        let memory =
+            copy_memory(&source.memory, source.memory_at, &source.ranges, spool).map_err(failed("memory"));
         (memory, disks.join())
     });
     let panicked = || failed("disks")(io::Error::other("the copying thread panicked"));
@@ -181,6 +184,7 @@ pub fn copy_paused(source: Acquisition, spool: &Path, taken: Timestamp) -> Resul
 fn check_sources(source: &Acquisition) -> Result<(), AcquireError> {
     let refuse = |what, value| Err(AcquireError::Source { what, value });
     let length = match source.memory.metadata() {
+        Ok(_) if source.memory_at != 0 => u64::MAX,
         Ok(metadata) => metadata.len(),
         Err(error) => return refuse("memory", error.to_string()),
     };
@@ -201,15 +205,15 @@ fn check_sources(source: &Acquisition) -> Result<(), AcquireError> {
     Ok(())
 }
 
-/// Copies the ranges to the same offsets of a new file, by several threads.
-fn copy_memory(memory: &File, ranges: &[RamRange], spool: &Path) -> io::Result<File> {
+/// Copies the ranges, which are reckoned from `at`, to the same offsets of a new file, by several threads.
+fn copy_memory(memory: &File, at: u64, ranges: &[RamRange], spool: &Path) -> io::Result<File> {
     let total: u64 = ranges.iter().map(|range| range.bytes).sum();
     let copy = if total <= COPY_IN_MEMORY_BYTES_MAX {
         File::from(rustix::fs::memfd_create("honeynet-snapshot", MemfdFlags::CLOEXEC)?)
     } else {
         tempfile::tempfile_in(spool)?
     };
-    copy.set_len(memory.metadata()?.len())?;
+    copy.set_len(ranges.iter().map(|range| range.file_offset + range.bytes).max().unwrap_or(0))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(COPY_THREADS_MAX);
     for range in ranges {
         let part = range.bytes.div_ceil(threads as u64).next_multiple_of(sparse::PAGE_BYTES as u64);
@@ -220,7 +224,7 @@ fn copy_memory(memory: &File, ranges: &[RamRange], spool: &Path) -> io::Result<F
                 .map(|start| {
                     let copy = &copy;
                     scope.spawn(move || {
-                        let piece = start..(start + part).min(end);
+                        let piece = at + start..at + (start + part).min(end);
                         sparse::copy(memory, piece, copy, start, &mut Vec::new())
                     })
                 })

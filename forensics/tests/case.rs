@@ -81,6 +81,7 @@ impl Bench {
                 vcpus: 1,
             },
             memory: self.ram(),
+            memory_at: 0,
             ranges: vec![
                 RamRange { gpa: 0, file_offset: 0, bytes: 10 * MIB },
                 RamRange { gpa: 0x1_0000_0000, file_offset: 10 * MIB, bytes: 6 * MIB },

@@ -38,6 +38,7 @@ fn what_the_guest_writes_after_the_pause_is_not_in_the_case() {
             vcpus: 1,
         },
         memory,
+        memory_at: 0,
         ranges: vec![RamRange { gpa: 0, file_offset: 0, bytes: 4096 }],
         vcpus: Vec::new(),
         disks: vec![DiskSource::layered("xvda", File::open(&base_path).unwrap(), Some(open(&layer_path)))],

@@ -341,6 +341,7 @@ impl From<DiskError> for Failure {
             DiskError::InUse(_)
             | DiskError::Header(_)
             | DiskError::TooLarge(_)
+            | DiskError::TooDeep(_)
             | DiskError::Memory(_)
             | DiskError::Io(_) => Self::Host(error),
         }

@@ -34,7 +34,7 @@ pub struct DomainConfig {
     pub ramdisk_fd: Option<RawFd>,
     /// Of a saved domain, its state (JSON); RAM and the shim's memory hold what they held then, and kernel and initramfs are not looked at.
     pub state_fd: Option<RawFd>,
-    /// RAM: a memfd of `memory_mib` MiB.
+    /// RAM: a memfd of `memory_mib` MiB; with `state_fd`, the file that holds what it held, which is not written.
     pub ram_fd: RawFd,
     /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.
     pub shim_fd: RawFd,
@@ -62,6 +62,8 @@ pub struct DiskConfig {
     pub vdev: String,
     /// The base image, raw, opened read-only. Opened read-write where there is no layer and the disk is writable.
     pub base_fd: RawFd,
+    /// Frozen layers over the image, the lowest first: those of the snapshot that the domain goes on from.
+    pub frozen_fds: Vec<RawFd>,
     /// The private copy-on-write layer.
     pub layer_fd: Option<RawFd>,
     /// The guest may not write.

@@ -45,9 +45,9 @@ impl Voice {
         Self(Arc::new(Mutex::new(socket)))
     }
 
-    /// The first vcpu is about to run.
-    pub fn started(&self) -> io::Result<()> {
-        self.line(&json!({ "event": "started" }))
+    /// The first vcpu is about to run, with RAM mapped at this address of our process.
+    pub fn started(&self, ram_address: u64) -> io::Result<()> {
+        self.line(&json!({ "event": "started", "ram_address": ram_address }))
     }
 
     /// The domain ended. Nothing is said of an end that was asked for.

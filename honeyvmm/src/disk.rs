@@ -4,6 +4,7 @@
 //! guest has written. A power failure of the host loses what came after the last flush; a cluster that was written
 //! first since then may read as zeros. Image formats other than raw, and growing a disk, are not done here.
 
+mod below;
 mod header;
 mod layer;
 mod map;
@@ -18,6 +19,7 @@ use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 use rustix::io::Errno;
 use thiserror::Error;
 
+pub use below::Below;
 pub use header::HeaderError;
 pub use layer::Layer;
 pub use view::View;
@@ -43,6 +45,9 @@ pub enum DiskError {
     /// The base image is too large.
     #[error("disk of {0} bytes is larger than {DISK_BYTES_MAX}")]
     TooLarge(u64),
+    /// Layer over layer over layer.
+    #[error("{0} layers lie over each other, the limit is {max}", max = below::FROZEN_MAX)]
+    TooDeep(usize),
     /// A range past the disk's end.
     #[error("{bytes} bytes at {offset} are outside a disk of {disk_bytes} bytes")]
     Outside {
@@ -76,7 +81,7 @@ pub enum Mode {
 /// One disk of a domain, locked for as long as it lives.
 #[derive(Debug)]
 pub struct Disk {
-    base: File,
+    below: Below,
     layer: Option<Layer>,
     bytes: u64,
     mode: Mode,
@@ -87,22 +92,28 @@ impl Disk {
     ///
     /// # Errors
     /// [`DiskError::InUse`] if another domain writes the same image or uses the same layer; an image that is too large.
-    pub fn new(name: &str, base: File, layer: Option<Layer>, mode: Mode) -> Result<Self, DiskError> {
+    pub fn new(
+        name: &str,
+        below: impl Into<Below>,
+        layer: Option<Layer>,
+        mode: Mode,
+    ) -> Result<Self, DiskError> {
+        let below = below.into();
         let exclusive = layer.is_none() && mode == Mode::ReadWrite;
         let how = if exclusive {
             FlockOperation::NonBlockingLockExclusive
         } else {
             FlockOperation::NonBlockingLockShared
         };
-        lock(name, &base, how)?;
+        lock(name, below.image(), how)?;
         if let Some(layer) = &layer {
             lock(name, layer.file(), FlockOperation::NonBlockingLockExclusive)?;
         }
         let bytes = match &layer {
             Some(layer) => layer.disk_bytes(),
-            None => file_bytes(&base)?,
+            None => file_bytes(below.image())?,
         };
-        Ok(Self { base, layer, bytes, mode })
+        Ok(Self { below, layer, bytes, mode })
     }
 
     /// Length in bytes.
@@ -179,7 +190,7 @@ impl Disk {
     /// The host's errors: then nothing is known to be safe.
     pub fn flush(&self) -> Result<(), DiskError> {
         // Data and map are one file, so one call covers both; the map's bits were set after their data.
-        let file = self.layer.as_ref().map_or(&self.base, Layer::file);
+        let file = self.layer.as_ref().map_or(self.below.image(), Layer::file);
         Ok(rustix::fs::fdatasync(file).map_err(io::Error::from)?)
     }
 
@@ -199,7 +210,7 @@ impl Disk {
         }
         match &mut self.layer {
             Some(layer) => layer.discard(first..last),
-            None => layer::punch(&self.base, first, last - first),
+            None => layer::punch(self.below.image(), first, last - first),
         }
     }
 
@@ -228,13 +239,13 @@ impl Disk {
             return Ok(());
         }
         match &mut self.layer {
-            Some(layer) => layer.write_with(&self.base, offset..offset + bytes, write),
-            None => write(&self.base, offset),
+            Some(layer) => layer.write_with(&self.below, offset..offset + bytes, write),
+            None => write(self.below.image(), offset),
         }
     }
 
     fn runs(&self, offset: u64, bytes: u64) -> impl Iterator<Item = Run<'_>> {
-        runs(offset..offset + bytes, &self.base, self.layer.as_ref().map(Layer::file), |cluster| {
+        runs(offset..offset + bytes, &self.below, self.layer.as_ref().map(Layer::file), |cluster| {
             self.layer.as_ref().is_some_and(|layer| layer.holds(cluster))
         })
     }
@@ -243,6 +254,8 @@ impl Disk {
 /// A piece of the disk that lies in one piece in one file.
 struct Run<'a> {
     disk: Range<u64>,
+    /// Of what lies below; `None`: the layer.
+    place: Option<usize>,
     file: &'a File,
     file_offset: u64,
 }
@@ -250,27 +263,29 @@ struct Run<'a> {
 /// Cuts a range of the disk where the file that holds it changes. `held` says of a cluster whether the layer has it.
 fn runs<'a>(
     range: Range<u64>,
-    base: &'a File,
+    below: &'a Below,
     layer: Option<&'a File>,
     held: impl Fn(u64) -> bool,
 ) -> impl Iterator<Item = Run<'a>> {
+    // None: the layer.
+    let place = move |cluster| if held(cluster) { None } else { Some(below.place(cluster)) };
     let mut at = range.start;
     std::iter::from_fn(move || {
         if at >= range.end {
             return None;
         }
         let start = at;
-        let in_layer = held(start / CLUSTER_BYTES);
+        let here = place(start / CLUSTER_BYTES);
         let mut cluster = start / CLUSTER_BYTES + 1;
-        while cluster * CLUSTER_BYTES < range.end && held(cluster) == in_layer {
+        while cluster * CLUSTER_BYTES < range.end && place(cluster) == here {
             cluster += 1;
         }
         at = range.end.min(cluster * CLUSTER_BYTES);
-        let (file, file_offset) = match layer {
-            Some(file) if in_layer => (file, layer::data_offset(start)),
-            Some(_) | None => (base, start),
+        let (file, file_offset) = match (layer, here) {
+            (Some(file), None) => (file, layer::data_offset(start)),
+            (_, place) => below.at(place.unwrap_or(0), start),
         };
-        Some(Run { disk: start..at, file, file_offset })
+        Some(Run { disk: start..at, place: here, file, file_offset })
     })
 }
 

@@ -308,6 +308,11 @@ impl Machine {
         end
     }
 
+    /// Where RAM is mapped in this process.
+    pub fn ram_address(&self) -> u64 {
+        self.shared.memory.ram().host_addr()
+    }
+
     /// How to reach it from other threads while one waits.
     pub fn handle(&self) -> Handle {
         Handle {

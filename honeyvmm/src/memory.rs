@@ -48,7 +48,7 @@ pub enum MemoryError {
         bytes: u64,
     },
     /// A page of a mapping past the end of its file raises SIGBUS when touched, so it is refused at once.
-    #[error("memfd has {file_bytes} bytes, region needs {bytes}")]
+    #[error("the memory's file has {file_bytes} bytes, the region needs {bytes}")]
     MemfdTooShort {
         /// The length of the region.
         bytes: u64,
@@ -99,6 +99,26 @@ impl Region {
             return Err(MemoryError::MemfdTooShort { bytes, file_bytes });
         }
         let mapping = MmapRegion::from_file(FileOffset::new(file, 0), size).map_err(MemoryError::Map)?;
+        Ok(Self { mapping: Arc::new(mapping), base })
+    }
+
+    /// Maps the first `bytes` bytes of a file as the guest memory from `base` on; what is written stays in this process. The file's pages are read
+    /// when they are touched, and shared with all who map it.
+    ///
+    /// # Errors
+    /// As [`Region::from_memfd`].
+    pub fn from_snapshot(file: impl Into<OwnedFd>, base: Gpa, bytes: u64) -> Result<Self, MemoryError> {
+        let size = whole_pages(base, bytes)?;
+        let file = std::fs::File::from(file.into());
+        let file_bytes =
+            file.metadata().map_err(|source| MemoryError::File { file_offset: 0, bytes, source })?.len();
+        if file_bytes < bytes {
+            return Err(MemoryError::MemfdTooShort { bytes, file_bytes });
+        }
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let mapping =
+            MmapRegion::build(Some(FileOffset::new(file, 0)), size, prot, flags).map_err(MemoryError::Map)?;
         Ok(Self { mapping: Arc::new(mapping), base })
     }
 

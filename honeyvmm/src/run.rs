@@ -18,7 +18,7 @@ use crate::config::{DiskConfig, DomainConfig, VifConfig};
 use crate::confine::{ConfineError, confine};
 use crate::control::{Voice, serve};
 use crate::device::Reports;
-use crate::disk::{Disk, DiskError, Layer, Mode, file_bytes};
+use crate::disk::{Below, Disk, DiskError, Layer, Mode, file_bytes};
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts, VcpuCounts};
 use crate::memory::{Gpa, MemoryError, Region};
@@ -114,7 +114,7 @@ pub fn run(config: DomainConfig) -> Result<(), RunError> {
     });
     control.map_err(handed("control socket"))?;
     confine()?;
-    voice.started().map_err(handed("control socket"))?;
+    voice.started(machine.ram_address()).map_err(handed("control socket"))?;
     machine.release();
     let end = machine.wait();
     if let End::Crash(how) = &end {
@@ -144,7 +144,11 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
 }
 
 fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -> Result<Machine, RunError> {
-    let ram = Region::from_memfd(owned(config.ram_fd), Gpa(0), config.memory_mib << 20)?;
+    let (ram, ram_bytes) = (owned(config.ram_fd), config.memory_mib << 20);
+    let ram = match origin {
+        Origin::Boot(_) => Region::from_memfd(ram, Gpa(0), ram_bytes)?,
+        Origin::Saved(_) => Region::from_snapshot(ram, Gpa(0), ram_bytes)?,
+    };
     let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.maxvcpus };
     let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
     let mut devices = Vec::new();
@@ -188,7 +192,9 @@ fn offer_disk(config: &DiskConfig, reports: &Arc<dyn Reports>) -> Result<Offered
     let base_bytes = file_bytes(&base).map_err(wrong)?;
     let layer = config.layer_fd.map(|fd| Layer::open_handed_in(File::from(owned(fd)), base_bytes));
     let layer = layer.transpose().map_err(wrong)?;
-    let disk = Disk::new(&config.vdev, base, layer, mode).map_err(wrong)?;
+    let frozen = config.frozen_fds.iter().map(|fd| File::from(owned(*fd))).collect();
+    let below = Below::new(base, frozen).map_err(wrong)?;
+    let disk = Disk::new(&config.vdev, below, layer, mode).map_err(wrong)?;
     let backend = BlkDevice::new(vdev, Blkback::new(disk), reports.clone()).map_err(handed("disk"))?;
     let overseen = backend.overseen();
     let device = Device {

@@ -70,8 +70,10 @@ pub struct ObserverConfig {
     pub skip_unread: bool,
     /// The kernel that it was booted from.
     pub kernel_fd: RawFd,
-    /// RAM: the memfd, opened for reading only.
+    /// RAM: the memfd, opened for reading only; with `ram_at`, the memory of the domain's process (`/proc/PID/mem`).
     pub ram_fd: RawFd,
+    /// Where RAM is mapped in that process.
+    pub ram_at: Option<u64>,
     /// The shim's memory: a memfd.
     pub shim_fd: RawFd,
     /// Rung by the VMM when the rings should be looked at.
@@ -143,7 +145,7 @@ pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
 struct Observer {
     rings: Rings,
     pairing: Pairing,
-    // What the shim was told last of each ring: everything, or only the beginnings of connections.
+    // What the shim of each vcpu was told last: everything, or only the beginnings of connections.
     wide: Vec<Option<bool>>,
     bell: OwnedFd,
     requests: Requests,
@@ -165,16 +167,20 @@ impl Observer {
         let integrity = Integrity::new(Arc::clone(&symbols), &image);
         drop(image);
         drop(kernel);
-        let walks = Walks::new(ReadOnlyRam::from_memfd(owned(config.ram_fd))?, &symbols)?;
+        let ram = match config.ram_at {
+            Some(at) => ReadOnlyRam::from_process(owned(config.ram_fd), at, config.memory_mib << 20),
+            None => ReadOnlyRam::from_memfd(owned(config.ram_fd))?,
+        };
+        let walks = Walks::new(ram, &symbols)?;
         let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.vcpus };
         let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
         let traces: Vec<Trace> =
             (0..config.vcpus).map(|vcpu| Trace::new(&shim, vcpu)).collect::<Result<_, _>>()?;
+        let setup = selection::setup(&symbols, &Selection::default_set())?;
+        traces.iter().try_for_each(|trace| trace.set_up(&setup))?;
         if config.skip_unread {
             traces.iter().for_each(|trace| trace.set_tail(trace.head()));
         }
-        let setup = selection::setup(&symbols, &Selection::default_set())?;
-        traces.iter().try_for_each(|trace| trace.set_up(&setup))?;
         let emitter = config.events_fd.and_then(|fd| {
             let emitter = Emitter::from_fd(owned(fd), "observer");
             emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
@@ -232,10 +238,8 @@ impl Observer {
         }
         (0..self.rings.all().len()).for_each(|ring| self.release(ring));
         if self.clients.flush() {
-            self.wide.fill(None);
+            self.select_all();
         }
-        // One ring may have been given back before what came of another was known.
-        self.select();
         self.tell();
     }
 
@@ -262,8 +266,25 @@ impl Observer {
             guard.before_live(self.walks.view(), &self.sessions);
         }
         // Before it goes on: what it does next may be of interest only because of what it has just done.
-        self.select_one(ring);
+        if self.wide[ring] != Some(self.sessions.wanted()) {
+            self.select_all();
+        }
         self.rings.all()[ring].release();
+    }
+
+    /// Has the shim record what is wanted now.
+    fn select_all(&mut self) {
+        let wide = self.sessions.wanted();
+        let ours = if wide { Selection::default_set() } else { Selection::connections() };
+        let mut wanted = self.clients.selections();
+        wanted.push(&ours);
+        let words = Selection::all_of(&wanted);
+        for ring in self.rings.all() {
+            // The window was found when the trace was made.
+            let _ = ring.trace().set_calls(&words[0], &words[1]);
+            ring.trace().arm();
+        }
+        self.wide.fill(Some(wide));
     }
 
     /// What came of it: events, and what is written of sessions.
@@ -289,26 +310,6 @@ impl Observer {
         }
     }
 
-    /// Has the shim record what is wanted now, where it does not yet.
-    fn select(&mut self) {
-        (0..self.wide.len()).for_each(|ring| self.select_one(ring));
-    }
-
-    fn select_one(&mut self, ring: usize) {
-        let wide = self.sessions.wanted();
-        if self.wide[ring].replace(wide) == Some(wide) {
-            return;
-        }
-        let ours = if wide { Selection::default_set() } else { Selection::connections() };
-        let mut wanted = self.clients.selections();
-        wanted.push(&ours);
-        let words = Selection::all_of(&wanted);
-        let trace = self.rings.all()[ring].trace();
-        // The window was found when the trace was made.
-        let _ = trace.set_calls(&words[0], &words[1]);
-        trace.arm();
-    }
-
     /// One question. False: nobody will ask again.
     fn answer(&mut self) -> bool {
         match self.requests.next() {
@@ -330,8 +331,7 @@ impl Observer {
                 match calls.as_deref().map_or_else(|| Ok(Selection::default_set()), Selection::named) {
                     Ok(selection) => {
                         self.clients.add(socket, selection, pid);
-                        self.wide.fill(None);
-                        self.select();
+                        self.select_all();
                     }
                     Err(error) => requests::refuse(&socket, &error),
                 }

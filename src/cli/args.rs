@@ -183,6 +183,9 @@ pub enum Command {
         /// Leave it paused.
         #[arg(short, long)]
         paused: bool,
+        /// Compare all of it with its sums first; else that is done while it runs.
+        #[arg(long)]
+        verify: bool,
     },
     /// File integrity: what changed on a decoy's disk.
     #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]

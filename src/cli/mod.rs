@@ -62,10 +62,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Save { name, folder } => {
             out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
         }
-        Command::Restore { folder, paused } => {
+        Command::Restore { folder, paused, verify } => {
             let folder = std::path::absolute(folder)?;
             let mut connection = Connection::open_or_start(&state, &file)?;
-            out.tree(&connection.request(&Request::Restore { folder, paused })?)
+            out.tree(&connection.request(&Request::Restore { folder, paused, verify })?)
         }
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),

@@ -96,7 +96,7 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         }
         Request::Snapshot { name, reason } => evidence::snapshot(house, &*house.domain(&name)?, reason)?,
         Request::Save { name, folder } => saved::save(house, &house.domain(&name)?, &folder)?,
-        Request::Restore { folder, paused } => saved::restore(house, &folder, paused)?,
+        Request::Restore { folder, paused, verify } => saved::restore(house, &folder, paused, verify)?,
         Request::FimBaseline { name } => evidence::baseline(house, &*house.domain(&name)?)?,
         Request::FimCheck { name } => evidence::check(house, &*house.domain(&name)?)?,
         Request::Net => house.network.stats()?,

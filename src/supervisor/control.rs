@@ -20,7 +20,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Notice {
     /// Its first vcpu runs, or waits to be unpaused.
-    Started,
+    Started {
+        /// Where its process has RAM mapped.
+        ram_address: u64,
+    },
     /// The domain ended.
     Exit {
         /// How.
@@ -162,7 +165,7 @@ mod tests {
     fn answers_and_notices_are_told_apart() {
         let (control, mut theirs, notices) = pair();
         theirs
-            .write_all(b"{\"event\":\"started\"}\nnonsense\n{\"event\":\"dance\"}\n{\"ok\":{\"a\":1}}\n")
+            .write_all(b"{\"event\":\"started\",\"ram_address\":4096}\nnonsense\n{\"event\":\"dance\"}\n{\"ok\":{\"a\":1}}\n")
             .unwrap();
         theirs
             .write_all(
@@ -171,7 +174,7 @@ mod tests {
             .unwrap();
         assert_eq!(control.request("info").unwrap(), json!({"a": 1}));
         assert_eq!(control.request("pause").unwrap_err().to_string(), "no");
-        assert_eq!(notices.recv().unwrap(), Notice::Started);
+        assert_eq!(notices.recv().unwrap(), Notice::Started { ram_address: 4096 });
         assert_eq!(
             notices.recv().unwrap(),
             Notice::Exit { reason: ExitReason::Crash, detail: json!("panic") }

@@ -13,6 +13,7 @@ use super::cgroup::MemoryGroup;
 use super::console::Console;
 use super::control::{Control, ExitReason, Notice};
 use super::observer::Observer;
+use super::ram::Ram;
 use super::resources::Disk;
 use crate::domain_file::{DomainFile, OnExit};
 
@@ -65,8 +66,8 @@ pub struct Domain {
     pub macs: Vec<String>,
     /// The kernel that it was built from, also if its path leads elsewhere by now.
     pub kernel: File,
-    /// RAM; kept to be read from outside.
-    pub ram: File,
+    /// RAM, to be read from outside.
+    pub ram: Arc<Ram>,
     // Kept to be read from outside, and locked as long as the domain has them.
     disks: Vec<Disk>,
     /// The control socket of its process.
@@ -92,6 +93,7 @@ struct Status {
     process: Option<Process>,
     cpu_time_s: f64,
     vcpus: u32,
+    ram_address: Option<u64>,
 }
 
 struct Process {
@@ -113,7 +115,7 @@ impl Domain {
         uuid: [u8; 16],
         macs: Vec<String>,
         kernel: File,
-        ram: File,
+        ram: Arc<Ram>,
         disks: Vec<Disk>,
         control: Control,
         console: Arc<Console>,
@@ -129,6 +131,7 @@ impl Domain {
             process: None,
             cpu_time_s: 0.0,
             vcpus: file.vcpus,
+            ram_address: None,
         };
         let (status, changed) = (Mutex::new(status), Condvar::new());
         let built = Instant::now();
@@ -199,6 +202,11 @@ impl Domain {
         self.status().process.as_ref().map(|process| process.pid)
     }
 
+    /// Where its process has RAM mapped, once it has said so.
+    pub fn ram_address(&self) -> Option<u64> {
+        self.status().ram_address
+    }
+
     /// Notes that its end is wanted, so that it is no crash.
     pub fn want_destroyed(&self) {
         let mut status = self.status();
@@ -210,8 +218,11 @@ impl Domain {
     pub fn take_notice(&self, notice: Notice) {
         let mut status = self.status();
         match notice {
-            Notice::Started if status.life == Life::Starting => status.life = Life::Running,
-            Notice::Started => {}
+            Notice::Started { ram_address } if status.life == Life::Starting => {
+                status.life = Life::Running;
+                status.ram_address = Some(ram_address);
+            }
+            Notice::Started { .. } => {}
             Notice::Exit { reason, detail } => status.notice = Some((reason, detail)),
         }
         drop(status);

@@ -131,8 +131,8 @@ fn acquisition(
     reason: Option<String>,
 ) -> Result<Acquisition, EvidenceError> {
     let memory_bytes = domain.file.memory_mib << 20;
-    let memory = domain.ram.try_clone();
-    let memory = memory.map_err(|source| EvidenceError::Write { what: "a copy of the RAM", source })?;
+    let (memory, memory_at) =
+        domain.ram.reader().map_err(|source| EvidenceError::Write { what: "a copy of the RAM", source })?;
     let disks: Vec<_> =
         domain.disks().iter().map(|disk| disk_source(domain, disk)).collect::<Result<_, _>>()?;
     let mut notes: Vec<String> = reason.into_iter().collect();
@@ -155,7 +155,7 @@ fn acquisition(
         vcpus: domain.file.maxvcpus,
     };
     let ranges = vec![RamRange { gpa: 0, file_offset: 0, bytes: memory_bytes }];
-    Ok(Acquisition { domain: info, memory, ranges, vcpus, disks, kernel, notes })
+    Ok(Acquisition { domain: info, memory, memory_at, ranges, vcpus, disks, kernel, notes })
 }
 
 fn read_registers(answer: Value) -> Option<Vec<VcpuRegs>> {
@@ -165,7 +165,7 @@ fn read_registers(answer: Value) -> Option<Vec<VcpuRegs>> {
 fn disk_source(domain: &Domain, disk: &Disk) -> Result<DiskSource, EvidenceError> {
     let wrong =
         |source| EvidenceError::Disk { name: domain.file.name.clone(), vdev: disk.spec.vdev.clone(), source };
-    let base = disk.base.try_clone().map_err(wrong)?;
+    let below = disk.below().map_err(|error| wrong(io::Error::other(error)))?;
     let layered = disk.layer.is_some();
     let changing = match (&disk.layer, disk.spec.read_only) {
         (Some(layer), _) => Some(layer.try_clone().map_err(wrong)?),
@@ -174,9 +174,9 @@ fn disk_source(domain: &Domain, disk: &Disk) -> Result<DiskSource, EvidenceError
     };
     let open = move |copy: Option<File>| {
         let view = match (layered, copy) {
-            (true, layer) => View::new(base, layer),
+            (true, layer) => View::new(below, layer),
             (false, Some(copy)) => View::new(copy, None),
-            (false, None) => View::new(base, None),
+            (false, None) => View::new(below, None),
         };
         let view = view.map_err(io::Error::other)?;
         let (bytes, allocated) = (view.bytes(), view.allocated()?);
@@ -237,7 +237,7 @@ fn copy_of(house: &House, domain: &Domain, disk: &Disk) -> Result<View, Evidence
     let view = || {
         let copy = |file: &File| resources::copy_to_temporary(file, &house.state.run());
         let view = match (&disk.layer, disk.spec.read_only) {
-            (Some(layer), _) => View::new(disk.base.try_clone()?, Some(copy(layer)?)),
+            (Some(layer), _) => View::new(disk.below().map_err(io::Error::other)?, Some(copy(layer)?)),
             (None, false) => View::new(copy(&disk.base)?, None),
             (None, true) => View::new(disk.base.try_clone()?, None),
         };

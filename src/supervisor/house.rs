@@ -1,7 +1,8 @@
 //! All domains, and what can be asked of them.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::protocol::Create;
+use super::ram::Ram;
 use super::saved::{Saved, SavedError};
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
@@ -169,7 +171,7 @@ impl House {
         file: DomainFile,
         folder: std::path::PathBuf,
         uuid: [u8; 16],
-        saved: Option<Saved>,
+        saved: Option<Arc<Saved>>,
     ) -> Result<Arc<Domain>, HouseError> {
         let name = file.name.clone();
         let domid = self.reserve(&name)?;
@@ -342,7 +344,7 @@ impl House {
     /// The guest's RAM as it was at the end, raw, beside the console log.
     fn dump(&self, domain: &Domain) {
         let path = self.state.domain(&domain.file.name).join(format!("core-{}.raw", domain.domid));
-        let sentence = match super::resources::copy_ram(&domain.ram, &path) {
+        let sentence = match dump(&domain.ram, &path) {
             Ok(()) => format!("memory of domain {} is in {}", domain.file.name, path.display()),
             Err(error) => format!("memory of domain {} is not written down: {error}", domain.file.name),
         };
@@ -372,6 +374,10 @@ impl House {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn dump(ram: &Ram, path: &std::path::Path) -> std::io::Result<()> {
+    ram.copy_to(&OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?)
 }
 
 /// Which domain has which address, for logsink: a new file under the old one's name. Called with the table locked, so that the

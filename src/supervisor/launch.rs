@@ -22,6 +22,7 @@ use super::domain::{Domain, uuid_text};
 use super::network::{Network, SwitchError};
 use super::observer::{Observer, Sight};
 use super::process::{Descriptors, Program};
+use super::ram::Ram;
 use super::resources::{self, Disk, ResourceError, Vif};
 use super::saved::{Saved, SavedError};
 use crate::domain_file::DomainFile;
@@ -94,7 +95,7 @@ pub struct Plan {
     /// Its uuid.
     pub uuid: [u8; 16],
     /// It goes on where it was saved.
-    pub saved: Option<Saved>,
+    pub saved: Option<Arc<Saved>>,
 }
 
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
@@ -133,7 +134,7 @@ pub fn launch(
         memory_mib: plan.file.memory_mib,
         vcpus: plan.file.maxvcpus,
         kernel: parts.kernel.try_clone().map_err(step("use its kernel"))?,
-        ram: resources::read_only(&parts.ram)?,
+        ram: Arc::clone(&parts.ram),
         shim: parts.shim,
         bell: parts.bell,
         log: vmm_log.try_clone().map_err(step("open its log"))?,
@@ -162,6 +163,9 @@ pub fn launch(
     });
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
+        if let Some(address) = domain.ram_address() {
+            domain.ram.mapped(pid, address).map_err(step("read its memory"))?;
+        }
         own.keep();
         observe_soon(&domain);
         std::mem::forget(plugs);
@@ -198,7 +202,7 @@ struct Parts {
     ramdisk: Option<File>,
     disks: Vec<Disk>,
     vifs: Vec<Vif>,
-    ram: File,
+    ram: Arc<Ram>,
     shim: File,
     bell: OwnedFd,
     kvm: File,
@@ -213,16 +217,25 @@ impl Parts {
         };
         let ramdisk = file.ramdisk.as_ref();
         let kvm = resources::kvm()?;
-        let (ram, shim) = (resources::ram(file.memory_mib)?, resources::shim(file.memory_mib)?);
-        if let Some(saved) = &plan.saved {
-            saved.fill(&ram, &shim, own)?;
-        }
+        let (bytes, shim) = (file.memory_mib << 20, resources::shim(file.memory_mib)?);
+        let (ram, disks) = match &plan.saved {
+            None => {
+                let ram = Ram::booted(resources::ram(file.memory_mib)?, bytes);
+                (ram, resources::disks(file, &plan.folder, own)?)
+            }
+            Some(saved) => {
+                saved.fill_shim(&shim)?;
+                let frozen = |vdev: &str| saved.layers(vdev);
+                let disks = resources::restored_disks(file, &plan.folder, own, &frozen)?;
+                (Ram::restored(saved.ram()?, bytes), disks)
+            }
+        };
         Ok(Parts {
             kernel: resources::open("kernel", &plan.folder.join(kernel))?,
             ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
-            disks: resources::disks(file, &plan.folder, own)?,
+            disks,
             vifs: resources::vifs(file, plan.uuid)?,
-            ram,
+            ram: Arc::new(ram),
             shim,
             bell: resources::bell()?,
             backend: resources::backend(&kvm)?,
@@ -267,7 +280,7 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
         state_fd: plan.saved.as_ref().map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
-        ram_fd: hand.descriptors.hand_copy(&parts.ram)?,
+        ram_fd: hand.descriptors.hand_copy(parts.ram.file())?,
         shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
         trace_bell_fd: Some(hand.descriptors.hand_copy(&parts.bell)?),
         control_fd: hand.descriptors.hand(child.control),
@@ -358,6 +371,11 @@ impl Hand {
             Ok(DiskConfig {
                 vdev: disk.spec.vdev.clone(),
                 base_fd: self.descriptors.hand_copy(&disk.base)?,
+                frozen_fds: disk
+                    .frozen
+                    .iter()
+                    .map(|layer| self.descriptors.hand_copy(layer))
+                    .collect::<io::Result<_>>()?,
                 layer_fd: disk.layer.as_ref().map(|layer| self.descriptors.hand_copy(layer)).transpose()?,
                 read_only: disk.spec.read_only,
             })

@@ -18,10 +18,12 @@ mod network;
 mod observer;
 mod process;
 pub mod protocol;
+mod ram;
 mod resources;
 mod run;
 mod saved;
 mod services;
+mod sums;
 
 pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::announce::Announcer;
 use super::dashboard::DASHBOARD_UID;
 use super::process::Program;
+use super::ram::Ram;
 use crate::jail::{Jail, OBSERVER_UID_BASE};
 use crate::state::State;
 
@@ -56,8 +57,8 @@ pub struct Sight {
     pub vcpus: u32,
     /// The kernel.
     pub kernel: File,
-    /// RAM, for reading only.
-    pub ram: File,
+    /// RAM.
+    pub ram: Arc<Ram>,
     /// The shim's memory.
     pub shim: File,
     /// What the VMM rings.
@@ -199,6 +200,7 @@ impl Keeper {
         let sight = &self.sight;
         let jail = Jail { uid: Some(OBSERVER_UID_BASE + sight.domid), isolated: true };
         let mut descriptors = super::process::Descriptors::default();
+        let (ram, at) = sight.ram.reader()?;
         let config = ObserverConfig {
             name: sight.name.clone(),
             domid: sight.domid,
@@ -206,7 +208,8 @@ impl Keeper {
             vcpus: sight.vcpus,
             skip_unread,
             kernel_fd: descriptors.hand_copy(&sight.kernel)?,
-            ram_fd: descriptors.hand_copy(&sight.ram)?,
+            ram_fd: descriptors.hand(ram),
+            ram_at: sight.ram.is_in_process().then_some(at),
             shim_fd: descriptors.hand_copy(&sight.shim)?,
             bell_fd: descriptors.hand_copy(&sight.bell)?,
             requests_fd: descriptors.hand(requests),

@@ -103,6 +103,9 @@ pub enum Request {
         /// The vcpus do not start until `unpause`.
         #[serde(default)]
         paused: bool,
+        /// All of it is compared with its sums first.
+        #[serde(default)]
+        verify: bool,
     },
     /// Baseline of a domain's disk.
     FimBaseline {

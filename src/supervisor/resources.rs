@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use honeyvmm::disk::{BaseId, DiskError, Layer};
+use honeyvmm::disk::{BaseId, Below, DiskError, Layer};
 use honeyvmm::kvm::KvmError;
 use honeyvmm::shim::{Backend, Layout};
 use rustix::event::EventfdFlags;
@@ -88,11 +88,19 @@ pub struct Disk {
     pub spec: DiskSpec,
     /// The image.
     pub base: File,
+    /// Frozen layers over the image, the lowest first.
+    pub frozen: Vec<File>,
     /// The private layer, if writes do not go to the image.
     pub layer: Option<File>,
 }
 
 impl Disk {
+    /// What lies below the layer.
+    pub fn below(&self) -> Result<Below, DiskError> {
+        let frozen = self.frozen.iter().map(File::try_clone).collect::<io::Result<_>>()?;
+        Below::new(self.base.try_clone()?, frozen)
+    }
+
     /// Lets others have it: its domain has ended, though somebody may still read what it left.
     pub fn unlock(&self) {
         for file in self.layer.iter().chain([&self.base]) {
@@ -128,7 +136,7 @@ pub fn disks(file: &DomainFile, folder: &Path, own: &Path) -> Result<Vec<Disk>, 
 
 fn plain_disk(spec: &DiskSpec, path: &Path) -> Result<Disk, ResourceError> {
     let (base, _) = image(path, !spec.read_only)?;
-    Ok(Disk { spec: spec.clone(), base, layer: None })
+    Ok(Disk { spec: spec.clone(), base, frozen: Vec::new(), layer: None })
 }
 
 fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, ResourceError> {
@@ -141,7 +149,7 @@ fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, Resour
     if layer.metadata().is_ok_and(|meta| meta.len() > 0) {
         let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
         if Layer::open(copy, base_bytes, id).is_ok() {
-            return Ok(Disk { spec: spec.clone(), base, layer: Some(layer) });
+            return Ok(Disk { spec: spec.clone(), base, frozen: Vec::new(), layer: Some(layer) });
         }
         // What an intruder wrote over another image is kept, but it fits this one no more.
         drop(layer);
@@ -153,7 +161,38 @@ fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, Resour
     let layer = open_layer(&layer_path)?;
     let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
     Layer::create(copy, base_bytes, id).map_err(wrong)?;
-    Ok(Disk { spec: spec.clone(), base, layer: Some(layer) })
+    Ok(Disk { spec: spec.clone(), base, frozen: Vec::new(), layer: Some(layer) })
+}
+
+/// The disks of a domain that goes on from a snapshot: frozen layers of each disk by its name, and a fresh one on top.
+pub fn restored_disks(
+    file: &DomainFile,
+    folder: &Path,
+    own: &Path,
+    frozen: &dyn Fn(&str) -> io::Result<Vec<File>>,
+) -> Result<Vec<Disk>, ResourceError> {
+    let open = |spec: &DiskSpec| {
+        let path = folder.join(&spec.target);
+        if spec.read_only {
+            return plain_disk(spec, &path);
+        }
+        let (base, base_bytes) = image(&path, false)?;
+        let wrong = |source| ResourceError::Open { what: "disk", path: path.clone(), source };
+        let id = base_id(&base, base_bytes).map_err(wrong)?;
+        let frozen = frozen(&spec.vdev).map_err(wrong)?;
+        let layer_path = own.join(format!("{}.layer", spec.vdev));
+        let wrong = |source| ResourceError::Layer { path: layer_path.clone(), source };
+        for layer in &frozen {
+            let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
+            Layer::open(copy, base_bytes, id).map_err(wrong)?;
+        }
+        let layer = open_layer(&layer_path)?;
+        let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
+        // What an earlier domain of this name left lay over other layers.
+        Layer::create(copy, base_bytes, id).map_err(wrong)?;
+        Ok(Disk { spec: spec.clone(), base, frozen, layer: Some(layer) })
+    };
+    file.disks.iter().map(open).collect()
 }
 
 fn open_layer(path: &Path) -> Result<File, ResourceError> {
@@ -233,11 +272,6 @@ fn sealed_memory(name: &str, bytes: u64) -> rustix::io::Result<File> {
     rustix::fs::ftruncate(&memory, bytes)?;
     rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(File::from(memory))
-}
-
-/// Copies RAM to a file; pages that were never touched stay holes.
-pub fn copy_ram(ram: &File, path: &Path) -> io::Result<()> {
-    copy(ram, &OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?)
 }
 
 /// Copies a file to one that has no name: by reference where the file system can, else what is not a hole.

@@ -1,8 +1,9 @@
 //! Saved domains: a folder with all that a domain needs to go on. It is written under another name, synced and renamed, so that half a
 //! one is never taken for whole.
 //!
-//! `manifest.json` (last, with length and BLAKE3 of every other file), `state.json` (`honeyvmm::machine::DomainState`), `ram.img` and
-//! `shim.img` (holes where nothing is), `VDEV.layer` of each disk. Images and kernel stay where they are.
+//! `manifest.json` (last, with the lengths of all other files, and the BLAKE3 of the small ones), `state.json` (`honeyvmm::machine::DomainState`), `ram.img` and
+//! `shim.img` (holes where nothing is), `VDEV.layer.N` of each disk, the lowest first;
+//! beside each of the large ones its `.sums`. Images and kernel stay where they are.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::domain::{Domain, Life};
 use super::house::{House, HouseError};
-use super::resources;
+use super::{resources, sums};
 use crate::domain_file::DomainFile;
 
 /// Of the folder's form.
@@ -26,6 +27,7 @@ const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
 const RAM: &str = "ram.img";
 const SHIM: &str = "shim.img";
+const SUMS: &str = ".sums";
 
 /// Why a domain is not saved, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +97,8 @@ struct Manifest {
     folder: PathBuf,
     /// How long the domain stood still.
     pause_ms: f64,
+    /// Layers of each disk.
+    depth: BTreeMap<String, usize>,
     files: BTreeMap<String, Content>,
 }
 
@@ -102,7 +106,8 @@ struct Manifest {
 #[serde(deny_unknown_fields)]
 struct Content {
     bytes: u64,
-    blake3: String,
+    /// None: it has sums.
+    blake3: Option<String>,
 }
 
 /// A saved domain that is about to go on.
@@ -110,28 +115,37 @@ pub struct Saved {
     /// `DomainState` as JSON.
     pub state: File,
     folder: PathBuf,
-    layers: Vec<String>,
+    depth: BTreeMap<String, usize>,
 }
 
 impl Saved {
-    /// Gives memory the bytes that it held, and the domain's folder the layers of its disks.
-    pub fn fill(&self, ram: &File, shim: &File, own: &Path) -> Result<(), SavedError> {
-        for (name, memory) in [(RAM, ram), (SHIM, shim)] {
-            let path = self.folder.join(name);
-            let filled = File::open(&path).and_then(|image| resources::copy(&image, memory));
-            filled.map_err(|source| SavedError::File { path, done: "read", source })?;
-        }
-        for name in &self.layers {
-            let path = self.folder.join(name);
-            let copied = File::open(&path).and_then(|layer| {
-                let to = own.join(name);
-                let fresh =
-                    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(to)?;
-                resources::copy(&layer, &fresh)
-            });
-            copied.map_err(|source| SavedError::File { path, done: "read", source })?;
-        }
-        Ok(())
+    /// What RAM held; it is mapped, not read.
+    pub fn ram(&self) -> Result<File, SavedError> {
+        self.open(RAM)
+    }
+
+    /// Gives the shim's memory the bytes that it held.
+    pub fn fill_shim(&self, shim: &File) -> Result<(), SavedError> {
+        let copied = resources::copy(&self.open(SHIM)?, shim);
+        copied.map_err(|source| SavedError::File { path: self.folder.join(SHIM), done: "read", source })
+    }
+
+    /// The layers of a disk, the lowest first.
+    pub fn layers(&self, vdev: &str) -> io::Result<Vec<File>> {
+        let count = self.depth.get(vdev).copied().unwrap_or(0);
+        (0..count).map(|depth| File::open(self.folder.join(layer_name(vdev, depth)))).collect()
+    }
+
+    /// Compares RAM and layers with their sums.
+    pub fn check(&self) -> Result<(), SavedError> {
+        let layers = self.depth.iter();
+        let layers = layers.flat_map(|(vdev, count)| (0..*count).map(|depth| layer_name(vdev, depth)));
+        [RAM.to_owned()].into_iter().chain(layers).try_for_each(|name| check(&self.folder.join(name)))
+    }
+
+    fn open(&self, name: &str) -> Result<File, SavedError> {
+        let path = self.folder.join(name);
+        File::open(&path).map_err(|source| SavedError::File { path, done: "read", source })
     }
 }
 
@@ -182,14 +196,21 @@ fn write(house: &House, domain: &Domain, folder: &Path, begun: Timestamp) -> Res
     house.state.make(&fresh).map_err(wrong(&fresh))?;
     let text = serde_json::to_vec(&state).unwrap_or_default();
     put(&fresh.join(STATE), |file| file.write_all(&text))?;
-    put(&fresh.join(RAM), |file| resources::copy(&domain.ram, file))?;
+    put(&fresh.join(RAM), |file| domain.ram.copy_to(file))?;
     put(&fresh.join(SHIM), |file| resources::copy(domain.observer.shim(), file))?;
+    let mut depth = BTreeMap::new();
     for disk in domain.disks() {
-        if let Some(layer) = &disk.layer {
-            put(&fresh.join(layer_name(&disk.spec.vdev)), |file| resources::copy(layer, file))?;
+        let layers: Vec<&File> = disk.frozen.iter().chain(&disk.layer).collect();
+        for (index, layer) in layers.iter().enumerate() {
+            put(&fresh.join(layer_name(&disk.spec.vdev, index)), |file| resources::copy(layer, file))?;
         }
+        depth.insert(disk.spec.vdev.clone(), layers.len());
     }
     let pause_ms = Timestamp::now().duration_since(begun).as_secs_f64() * 1e3;
+    for path in large(&fresh).map_err(wrong(&fresh))? {
+        let sums = File::open(&path).and_then(|file| sums::of(&file)).map_err(wrong(&path))?;
+        put(&sums_of(&path), |file| file.write_all(&sums))?;
+    }
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(&fresh).map_err(wrong(&fresh))? {
         let entry = entry.map_err(wrong(&fresh))?;
@@ -202,6 +223,7 @@ fn write(house: &House, domain: &Domain, folder: &Path, begun: Timestamp) -> Res
         domain: DomainFile { uuid: Some(domain.uuid), ..domain.file.clone() },
         folder: domain.folder.clone(),
         pause_ms,
+        depth,
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest)
@@ -225,32 +247,94 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Files that have sums: memory and layers.
+fn is_large(name: &str) -> bool {
+    !name.ends_with(SUMS) && (name == RAM || name == SHIM || name.contains(".layer."))
+}
+
+fn large(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let large = entries.iter().filter(|entry| is_large(&entry.file_name().to_string_lossy()));
+    Ok(large.map(std::fs::DirEntry::path).collect())
+}
+
+fn sums_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(SUMS);
+    name.into()
+}
+
+/// Compares a file with its sums.
+fn check(path: &Path) -> Result<(), SavedError> {
+    let compared = || {
+        let sums = std::fs::read(sums_of(path))?;
+        sums::damaged(&File::open(path)?, &sums)
+    };
+    let damaged =
+        compared().map_err(|source| SavedError::File { path: path.to_owned(), done: "read", source })?;
+    match damaged {
+        None => Ok(()),
+        Some(sums::Damaged(at)) => {
+            let what = format!("the page at byte {at:#x} has changed");
+            Err(SavedError::Damaged { path: path.to_owned(), what })
+        }
+    }
+}
+
 fn content(path: &Path) -> Result<Content, SavedError> {
     let hashed = || -> io::Result<Content> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if is_large(&name) {
+            return Ok(Content { bytes: std::fs::metadata(path)?.len(), blake3: None });
+        }
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(File::open(path)?)?;
-        Ok(Content { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
+        Ok(Content { bytes: hasher.count(), blake3: Some(hasher.finalize().to_hex().to_string()) })
     };
     hashed().map_err(|source| SavedError::File { path: path.to_owned(), done: "read", source })
 }
 
-fn layer_name(vdev: &str) -> String {
-    format!("{vdev}.layer")
+fn layer_name(vdev: &str, depth: usize) -> String {
+    format!("{vdev}.layer.{depth}")
 }
 
-/// Has a saved domain go on.
-pub fn restore(house: &Arc<House>, folder: &Path, paused: bool) -> Result<Value, HouseError> {
+/// Has a saved domain go on. Its RAM and disks are read when the guest comes there; that all of them are as they were written is looked at
+/// meanwhile, and before if that is wanted.
+pub fn restore(
+    house: &Arc<House>,
+    folder: &Path,
+    paused: bool,
+    verify_first: bool,
+) -> Result<Value, HouseError> {
     let manifest = read(folder)?;
     let path = folder.join(STATE);
     let state = File::open(&path).map_err(|source| SavedError::File { path, done: "read", source })?;
-    let layers = manifest.files.keys().filter(|name| name.ends_with(".layer")).cloned().collect();
-    let saved = Saved { state, folder: folder.to_owned(), layers };
+    let saved = Arc::new(Saved { state, folder: folder.to_owned(), depth: manifest.depth });
+    if verify_first {
+        saved.check()?;
+    }
     let uuid = manifest.domain.uuid.unwrap_or_default();
-    let domain = house.build(manifest.domain, manifest.folder, uuid, Some(saved))?;
+    let domain = house.build(manifest.domain, manifest.folder, uuid, Some(Arc::clone(&saved)))?;
     if paused {
         house.pause(&domain)?;
     }
+    if !verify_first {
+        let (house, domain) = (Arc::clone(house), Arc::clone(&domain));
+        let checking = std::thread::Builder::new().name("verify".into());
+        let checking = checking.spawn(move || refuse_damaged(&house, &domain, &saved));
+        checking.map_err(|source| SavedError::File { path: folder.to_owned(), done: "verified", source })?;
+    }
     Ok(domain.row())
+}
+
+/// A guest that reads what was never its own does not run on.
+fn refuse_damaged(house: &Arc<House>, domain: &Arc<Domain>, saved: &Saved) {
+    let Err(error) = saved.check() else { return };
+    let name = domain.name();
+    house.announcer.line(&format!("domain {name} is taken down again: {}", events::sentence(&error)));
+    if let Err(error) = house.destroy(domain) {
+        tracing::warn!(%error, name, "a domain with damaged memory stays");
+    }
 }
 
 /// The manifest, after every file was compared with it.
@@ -284,5 +368,7 @@ fn read(folder: &Path) -> Result<Manifest, SavedError> {
             return Err(SavedError::Damaged { path, what: "its contents have changed".to_owned() });
         }
     }
+    // What runs in ring 0, or is trusted by what does.
+    check(&folder.join(SHIM))?;
     Ok(manifest)
 }

@@ -166,6 +166,7 @@ impl Post {
                 vcpus: 1,
             },
             memory,
+            memory_at: 0,
             ranges: vec![RamRange { gpa: 0, file_offset: 0, bytes: MEMORY_BYTES }],
             vcpus: Vec::new(),
             disks: Vec::new(),

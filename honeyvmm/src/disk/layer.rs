@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::below::Below;
 use super::header::{HEADER_BYTES, Header, HeaderError};
 use super::map::{Map, map_bytes};
 use super::{BaseId, CLUSTER_BYTES, DISK_BYTES_MAX, DiskError};
@@ -85,18 +86,18 @@ impl Layer {
     /// Lets `write` store the bytes of `range` (not empty) at the offset that it is given.
     pub(super) fn write_with(
         &mut self,
-        base: &File,
+        below: &Below,
         range: Range<u64>,
         write: impl FnOnce(&File, u64) -> Result<(), DiskError>,
     ) -> Result<(), DiskError> {
         let clusters = range.start / CLUSTER_BYTES..range.end.div_ceil(CLUSTER_BYTES);
         let last = clusters.end - 1;
         if !range.start.is_multiple_of(CLUSTER_BYTES) {
-            self.fill(base, clusters.start)?;
+            self.fill(below, clusters.start)?;
         }
         let ends_short = !range.end.is_multiple_of(CLUSTER_BYTES) && range.end < self.header.disk_bytes;
         if ends_short && (last != clusters.start || range.start.is_multiple_of(CLUSTER_BYTES)) {
-            self.fill(base, last)?;
+            self.fill(below, last)?;
         }
         write(&self.file, data_offset(range.start))?;
         // Only now: until the bit is set, a reader takes the cluster from the base.
@@ -111,15 +112,15 @@ impl Layer {
         Ok(self.map.set(&self.file, clusters)?)
     }
 
-    /// Copies a cluster from the base, unless the layer has it: the guest writes only a part of it.
-    fn fill(&self, base: &File, cluster: u64) -> io::Result<()> {
+    /// Copies a cluster from what lies below, unless the layer has it: the guest writes only a part of it.
+    fn fill(&self, below: &Below, cluster: u64) -> io::Result<()> {
         if self.holds(cluster) {
             return Ok(());
         }
         let mut bytes = [0; CLUSTER_BYTES as usize];
         let start = cluster * CLUSTER_BYTES;
         let len = CLUSTER_BYTES.min(self.header.disk_bytes - start) as usize;
-        base.read_exact_at(&mut bytes[..len], start)?;
+        below.read_cluster(cluster, &mut bytes[..len])?;
         self.file.write_all_at(&bytes, data_offset(start))
     }
 }
@@ -152,6 +153,6 @@ fn layer_bytes(disk_bytes: u64) -> u64 {
     data_offset(disk_bytes.next_multiple_of(CLUSTER_BYTES))
 }
 
-fn whole_map(file: &File, disk_bytes: u64) -> io::Result<Map> {
+pub(super) fn whole_map(file: &File, disk_bytes: u64) -> io::Result<Map> {
     Map::load(file, 0..disk_bytes.div_ceil(CLUSTER_BYTES))
 }

@@ -221,3 +221,53 @@ fn only_stored_ranges_count_as_allocated() {
     let expected = [2 * CLUSTER_BYTES..4 * CLUSTER_BYTES, 20 * CLUSTER_BYTES..21 * CLUSTER_BYTES];
     assert_eq!(view.allocated().unwrap(), expected);
 }
+
+#[test]
+fn layers_over_layers_are_one_disk_and_what_lies_below_is_not_touched() {
+    let images = Images::new();
+    let mut model = images.content.clone();
+    let mut dice = Dice(2_463_534_242);
+    let mut frozen: Vec<String> = Vec::new();
+    for depth in 0..4 {
+        let name = format!("layer{depth}");
+        let files = || frozen.iter().map(|name| images.file(name)).collect();
+        let layer = Layer::create(images.file(&name), DISK_BYTES, ID).unwrap();
+        let below = Below::new(images.file("base"), files()).unwrap();
+        let mut disk = Disk::new("test", below, Some(layer), Mode::ReadWrite).unwrap();
+        let before: Vec<Vec<u8>> =
+            frozen.iter().map(|name| std::fs::read(images.dir.path().join(name)).unwrap()).collect();
+        for step in 0..60 {
+            let offset = dice.below(DISK_BYTES);
+            let len = 1 + dice.below((DISK_BYTES - offset).min(3 * CLUSTER_BYTES));
+            let data = vec![depth * 64 + step as u8; len as usize];
+            disk.write_at(offset, &data).unwrap();
+            model[offset as usize..(offset + len) as usize].copy_from_slice(&data);
+        }
+        assert_eq!(whole(&disk), model);
+        let below = Below::new(images.file("base"), files()).unwrap();
+        let mut view = View::new(below, Some(images.file(&name))).unwrap();
+        let mut read = Vec::new();
+        view.read_to_end(&mut read).unwrap();
+        assert_eq!(read, model);
+        let allocated = view.allocated().unwrap();
+        assert!(allocated.iter().all(|range| range.end <= DISK_BYTES) && !allocated.is_empty());
+        let after = frozen.iter().map(|name| std::fs::read(images.dir.path().join(name)).unwrap());
+        assert!(after.eq(before));
+        frozen.push(name);
+    }
+    assert_eq!(std::fs::read(images.dir.path().join("base")).unwrap(), images.content);
+}
+
+#[test]
+fn a_frozen_layer_of_another_image_or_too_many_of_them_are_refused() {
+    let images = Images::new();
+    Layer::create(images.file("one"), DISK_BYTES, ID).unwrap();
+    Layer::create(images.file("other"), DISK_BYTES, [4; 32]).unwrap();
+    let below = |names: &[&str]| {
+        Below::new(images.file("base"), names.iter().map(|name| images.file(name)).collect())
+    };
+    assert!(below(&["one"]).is_ok());
+    assert!(matches!(below(&["one", "other"]), Err(DiskError::Header(HeaderError::OtherBase))));
+    assert!(matches!(below(&["base"]), Err(DiskError::Header(_))));
+    assert!(matches!(below(&["one"; 17]), Err(DiskError::TooDeep(17))));
+}

@@ -1,4 +1,4 @@
-//! A disk seen from another process, at the same time: base and layer as one `Read + Seek`.
+//! A disk seen from another process, at the same time: what lies below and the layer as one `Read + Seek`.
 //!
 //! The map is read again for every access, so what the domain has written shows at once. While the domain runs, a
 //! reader sees each cluster old or new; who needs one moment for the whole disk pauses the domain.
@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{SeekFrom as RawSeekFrom, seek};
 use rustix::io::Errno;
 
+use super::below::Below;
 use super::header::HeaderError;
 use super::layer::{data_offset, read_header};
 use super::map::Map;
@@ -24,25 +25,26 @@ const MAP_STEP_CLUSTERS: u64 = 1 << 18;
 /// Base and layer, read-only, with a position of its own.
 #[derive(Debug)]
 pub struct View {
-    base: File,
+    below: Below,
     layer: Option<File>,
     bytes: u64,
     position: u64,
 }
 
 impl View {
-    /// A view of a base image and perhaps a layer over it. Takes no lock: the domain may run.
+    /// A view of a base image (and frozen layers) and perhaps a layer over it. Takes no lock: the domain may run.
     ///
     /// # Errors
     /// A layer that is none, is damaged or has another size than the base image.
-    pub fn new(base: File, layer: Option<File>) -> Result<Self, DiskError> {
-        let bytes = file_bytes(&base)?;
+    pub fn new(below: impl Into<Below>, layer: Option<File>) -> Result<Self, DiskError> {
+        let below = below.into();
+        let bytes = file_bytes(below.image())?;
         if let Some(layer) = &layer
             && read_header(layer)?.disk_bytes != bytes
         {
             return Err(HeaderError::OtherBase.into());
         }
-        Ok(Self { base, layer, bytes, position: 0 })
+        Ok(Self { below, layer, bytes, position: 0 })
     }
 
     /// Length of the disk in bytes.
@@ -62,7 +64,7 @@ impl View {
         }
         let map = self.map(offset / CLUSTER_BYTES..end.div_ceil(CLUSTER_BYTES))?;
         let held = |cluster| map.as_ref().is_some_and(|map| map.holds(cluster));
-        for run in runs(offset..end, &self.base, self.layer.as_ref(), held) {
+        for run in runs(offset..end, &self.below, self.layer.as_ref(), held) {
             let part = &mut out[(run.disk.start - offset) as usize..(run.disk.end - offset) as usize];
             run.file.read_exact_at(part, run.file_offset)?;
         }
@@ -74,7 +76,11 @@ impl View {
     /// # Errors
     /// The host's errors.
     pub fn allocated(&self) -> io::Result<Vec<Range<u64>>> {
-        let base = stored(&self.base, 0, self.bytes)?;
+        let stored_below = |place| {
+            let (file, start) = self.below.at(place, 0);
+            stored(file, start, self.bytes)
+        };
+        let below: Vec<_> = (0..self.below.places()).map(stored_below).collect::<io::Result<_>>()?;
         let layer = match &self.layer {
             Some(file) => stored(file, data_offset(0), self.bytes)?,
             None => Vec::new(),
@@ -86,9 +92,8 @@ impl View {
             let map = self.map(piece.clone())?;
             let held = |cluster| map.as_ref().is_some_and(|map| map.holds(cluster));
             let range = piece.start * CLUSTER_BYTES..self.bytes.min(piece.end * CLUSTER_BYTES);
-            for run in runs(range, &self.base, self.layer.as_ref(), held) {
-                let in_layer = held(run.disk.start / CLUSTER_BYTES);
-                intersect(&run.disk, if in_layer { &layer } else { &base }, &mut found);
+            for run in runs(range, &self.below, self.layer.as_ref(), held) {
+                intersect(&run.disk, run.place.map_or(&layer, |place| &below[place]), &mut found);
             }
         }
         Ok(found)
