@@ -1,20 +1,15 @@
 //! A real guest: Debian's kernel, busybox's shell on the console, driven through `honeynet console`.
 
-use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use decoys::initramfs;
 use decoys::kernel::{self, Kernel};
 use decoys::progress::Silent;
 
 use super::Honeynet;
-
-/// How long a guest may take to answer; the machines are shared.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+use super::shell::Shell;
 
 /// Debian's kernel, from the cache of this user.
 pub fn debian_kernel() -> Kernel {
@@ -43,10 +38,7 @@ pub fn write_kernel_and_shell(honeynet: &Honeynet) {
 /// A shell in a domain.
 pub struct Guest {
     console: Child,
-    input: Option<ChildStdin>,
-    output: Receiver<Vec<u8>>,
-    seen: String,
-    commands: u32,
+    shell: Shell,
 }
 
 impl Guest {
@@ -82,12 +74,12 @@ impl Guest {
 
     /// Attaches to the shell of a domain that goes on where it was saved: this one, which was attached then, says what it has come to.
     pub fn go_on(self, honeynet: &Honeynet, name: &str) -> Guest {
-        let commands = self.commands;
+        let commands = self.shell.commands;
         drop(self);
         let mut console = Command::new(env!("CARGO_BIN_EXE_honeynet"));
         console.args(["--state", "state", "console", name]);
         let mut guest = Guest::open(honeynet, console);
-        guest.commands = commands;
+        guest.shell.commands = commands;
         guest
     }
 
@@ -99,72 +91,36 @@ impl Guest {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let mut stdout = console.stdout.take().unwrap();
-        let (sender, output) = channel();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count) = stdout.read(&mut bytes) {
-                if count == 0 || sender.send(bytes[..count].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        let input = console.stdin.take();
-        Guest { console, input, output, seen: String::new(), commands: 0 }
+        let shell = Shell::new(console.stdin.take().unwrap(), console.stdout.take().unwrap());
+        Guest { console, shell }
     }
 
     /// Runs a command; answers what it printed, whatever it ended with.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
-        self.commands += 1;
-        // In two parts, so that an echo of the command is no end of it.
-        let (begin, end) = (format!("<begin {}>", self.commands), format!("<end {}>", self.commands));
-        self.send(&format!(
-            "echo '<beg''in {0}>'; {{ {command}\n}} 2>&1; echo '<e''nd {0}>'\n",
-            self.commands
-        ));
-        let text = self.wait_for(&end);
-        let begun = text.find(&begin).unwrap_or_else(|| panic!("no {begin} in {text}"));
-        text[begun + begin.len()..text.len() - end.len()].replace('\r', "").trim().to_owned()
+        self.shell.run(command).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Types this.
     pub fn send(&mut self, text: &str) {
-        self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self.shell.send(text);
     }
 
     /// Waits until the console shows this; answers all up to it.
     #[track_caller]
     pub fn wait_for(&mut self, wanted: &str) -> String {
-        let begun = Instant::now();
-        loop {
-            if let Some(at) = self.seen.find(wanted) {
-                let rest = self.seen.split_off(at + wanted.len());
-                return std::mem::replace(&mut self.seen, rest);
-            }
-            let left = ANSWER_TIMEOUT.saturating_sub(begun.elapsed());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(RecvTimeoutError::Timeout) => panic!("no {wanted:?} on the console: {}", self.seen),
-                Err(RecvTimeoutError::Disconnected) => {
-                    panic!("console ended before {wanted:?}: {}", self.seen)
-                }
-            }
-        }
+        self.shell.wait_for(wanted).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Waits until the console ends: the domain is gone.
     pub fn wait_end(mut self) -> String {
-        while let Ok(bytes) = self.output.recv_timeout(ANSWER_TIMEOUT) {
-            self.seen.push_str(&String::from_utf8_lossy(&bytes));
-        }
-        std::mem::take(&mut self.seen)
+        self.shell.wait_end()
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        drop(self.input.take());
+        self.shell.hang_up();
         let _ = self.console.kill();
         let _ = self.console.wait();
     }

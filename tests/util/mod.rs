@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub mod guest;
+pub mod shell;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 

@@ -193,6 +193,18 @@ impl Guest for Walks {
         self.tasks.as_ref().ok()?.task(&look, Gva(task)).ok().map(|task| task.ppid)
     }
 
+    fn is_nested(&self, task: u64) -> bool {
+        let look = self.view.look(TASK_STEPS_MAX);
+        let level = self.tasks.as_ref().ok().and_then(|tasks| tasks.namespace_level(&look, Gva(task)));
+        level.is_some_and(|level| level > 0)
+    }
+
+    fn newest_child(&self, pid: u32) -> Option<u32> {
+        let tasks = self.tasks.as_ref().ok()?.list(&self.view.look(STEPS_MAX), Threads::First).items;
+        let newest = tasks.iter().filter(|task| task.ppid == pid).max_by_key(|task| task.start_ns);
+        newest.map(|task| task.tgid)
+    }
+
     fn peer(&self, task: u64, fd: u64) -> Option<Peer> {
         let look = self.view.look(TASK_STEPS_MAX);
         let remote = self.sockets.as_ref().ok()?.remote(&look, Gva(task), u32::try_from(fd).ok()?)?;

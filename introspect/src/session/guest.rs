@@ -30,6 +30,10 @@ pub struct Inode {
 pub trait Guest {
     /// The process that is the parent of the task at this address.
     fn parent(&self, task: u64) -> Option<u32>;
+    /// Are the numbers of processes that this task is told others than ours, because it is in a namespace of its own?
+    fn is_nested(&self, task: u64) -> bool;
+    /// The process that this one has begun last, of those that live.
+    fn newest_child(&self, pid: u32) -> Option<u32>;
     /// The other end of the connection that this descriptor of the task at this address is.
     fn peer(&self, task: u64, fd: u64) -> Option<Peer>;
     /// The arguments of the program that the task at this address runs.

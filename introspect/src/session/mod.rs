@@ -118,12 +118,12 @@ impl Sessions {
         }
         let Some(id) = self.session_of(call, guest) else {
             if matches!(name, "clone" | "clone3" | "fork" | "vfork") {
-                self.fork(call, at);
+                self.fork(call, at, guest);
             }
             return;
         };
         match name {
-            "clone" | "clone3" | "fork" | "vfork" => self.inherit(call, &id),
+            "clone" | "clone3" | "fork" | "vfork" => self.inherit(call, &id, guest),
             "execve" | "execveat" if call.result == Some(0) => self.executed(call, at, &id, guest),
             _ => {}
         }
@@ -298,12 +298,14 @@ impl Sessions {
     }
 
     /// A fork of a process that is in no session: the child of one that holds a connection begins one.
-    fn fork(&mut self, call: &Traced, at: Timestamp) {
-        let (parent, child) = (call.enter.tgid, call.result.and_then(|pid| u32::try_from(pid).ok()));
-        let Some(child) = child.filter(|pid| *pid > 0 && !is_thread(call)) else {
+    fn fork(&mut self, call: &Traced, at: Timestamp, guest: &dyn Guest) {
+        let (parent, child) = (call.enter.tgid, child_of(call));
+        let Some(list) = self.accepted.get_mut(&parent) else {
             return;
         };
-        let Some(list) = self.accepted.get_mut(&parent) else {
+        let own =
+            |child| if guest.is_nested(call.enter.task) { guest.newest_child(parent) } else { Some(child) };
+        let Some(child) = child.and_then(own) else {
             return;
         };
         let accepted = list.pop();
@@ -328,9 +330,9 @@ impl Sessions {
         self.processes.insert(child, Known { session: Some(id), exe: service });
     }
 
-    fn inherit(&mut self, call: &Traced, id: &str) {
-        let child = call.result.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        if let Some(child) = child.filter(|_| !is_thread(call)) {
+    fn inherit(&mut self, call: &Traced, id: &str, guest: &dyn Guest) {
+        // A child whose number is another one here is known by its parent when it makes its first call.
+        if let Some(child) = child_of(call).filter(|_| !guest.is_nested(call.enter.task)) {
             self.join(child, id, call.enter.tgid);
         }
     }
@@ -421,6 +423,12 @@ impl Sessions {
             }
         }
     }
+}
+
+/// The process that a fork has made.
+fn child_of(call: &Traced) -> Option<u32> {
+    let child = call.result.and_then(|pid| u32::try_from(pid).ok());
+    child.filter(|pid| *pid > 0 && !is_thread(call))
 }
 
 fn is_thread(call: &Traced) -> bool {

@@ -11,6 +11,8 @@ use crate::trace::selection::FileKind;
 
 const SSHD: u32 = 200;
 const CHILD: u32 = 220;
+/// Tasks from here on are in a namespace of their own.
+const NESTED: u64 = 5000;
 const PEER: [u8; 16] = [2, 0, 0xc6, 0x80, 10, 77, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A call of a task whose address is its process' number.
@@ -58,6 +60,14 @@ struct Known(Vec<(u32, u32)>);
 impl Guest for Known {
     fn parent(&self, task: u64) -> Option<u32> {
         self.0.iter().find(|(child, _)| u64::from(*child) == task).map(|(_, parent)| *parent)
+    }
+
+    fn is_nested(&self, task: u64) -> bool {
+        task >= NESTED
+    }
+
+    fn newest_child(&self, pid: u32) -> Option<u32> {
+        self.0.iter().rev().find(|(_, parent)| *parent == pid).map(|(child, _)| *child)
     }
 
     fn peer(&self, _task: u64, fd: u64) -> Option<peer::Peer> {
@@ -481,4 +491,26 @@ fn an_ftp_servers_processes_share_one_dialog() {
         (&login["service"], &login["user"], &login["password"]),
         (&json!("vsftpd"), &json!("admin"), &json!("pw"))
     );
+}
+
+#[test]
+fn numbers_of_another_namespace_are_not_taken_for_ours() {
+    let mut house = House::new();
+    // A server in a container: its child is 7 there.
+    let mut accept = call(5000, "accept", [3, 1, 1, 0, 0, 0], 5);
+    accept.after.push(chunk(1, &PEER));
+    house.take(&accept);
+    house.parents = Known(vec![(5001, 5000)]);
+    assert_eq!(house.take(&call(5000, "clone", [0; 6], 7)), ["session.opened"]);
+    assert_eq!(house.report()["pid"], 5001);
+    // And the child's child is 8 there; it is known when it does something.
+    house.take(&call(5001, "clone", [0; 6], 8));
+    house.parents = Known(vec![(5002, 5001)]);
+    let mut exec = call(5002, "execve", [1, 1, 1, 0, 0, 0], 0);
+    exec.enter.chunks = vec![chunk(0, b"/bin/sh")];
+    assert_eq!(house.take(&exec), ["process.exec"]);
+    for (pid, told) in [(5002, 1), (5001, 2)] {
+        assert_eq!(house.take(&call(pid, "exit_group", [0; 6], 0)).len(), told);
+    }
+    assert!(!house.sessions.wanted());
 }

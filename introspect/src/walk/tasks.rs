@@ -7,7 +7,7 @@ use super::task::{Process, Task, TaskParts};
 use super::{Listing, WalkError};
 use crate::symbols::Symbols;
 use crate::view::Look;
-use crate::view::layout::{Snapshot, Unknown, symbol};
+use crate::view::layout::{Field, Snapshot, Unknown, symbol};
 
 /// The most threads that are shown of a guest.
 const TASKS_MAX: usize = 1 << 16;
@@ -20,6 +20,8 @@ pub struct Tasks {
     pub(super) parts: TaskParts,
     init_task: Gva,
     current: Current,
+    /// From a task to its `pid`, and there to how deep its namespace is; before 4.19 a task had its `pid` elsewhere.
+    level: Option<(Field, Field)>,
 }
 
 /// Where the kernel keeps the task that a vcpu runs.
@@ -54,7 +56,13 @@ impl Tasks {
             per_cpu_offset: symbol(symbols, "__per_cpu_offset")?,
             offset: offset.ok_or(Unknown { kind: "symbol", name: "current_task" })?,
         };
-        Ok(Self { parts: TaskParts::of(symbols)?, init_task: symbol(symbols, "init_task")?, current })
+        let field = |kind, member, shown| Field::find(symbols, kind, member, shown).ok();
+        let level = field("task_struct", "thread_pid", "task_struct.thread_pid").zip(field(
+            "pid",
+            "level",
+            "pid.level",
+        ));
+        Ok(Self { parts: TaskParts::of(symbols)?, init_task: symbol(symbols, "init_task")?, current, level })
     }
 
     /// All tasks, but for the idle ones (pid 0), which `ps` does not show either. A task that ends while we look is there or is not.
@@ -85,6 +93,13 @@ impl Tasks {
         let task = self.parts.task.read(look, at)?;
         let process = self.parts.process(look, &task);
         self.parts.task(look, &task, process)
+    }
+
+    /// How deep the task's namespace of process numbers is; 0 is the first one. `None`: this kernel or this task does not tell.
+    #[must_use]
+    pub fn namespace_level(&self, look: &Look<'_>, task: Gva) -> Option<u32> {
+        let (thread_pid, level) = self.level?;
+        look.u32(level.of(look.pointer(thread_pid.of(task)).ok()?)).ok()
     }
 
     /// The `struct file` of the program that a task runs; a kernel thread has none.

@@ -9,13 +9,20 @@ use introspect::walk::tasks::{STEPS_MAX, Tasks};
 use super::guest::{Guest, guest};
 
 /// Open files of a process by descriptor, as soon as it runs this program.
-fn files_of(guest: &Guest, pid: u32, comm: &str) -> BTreeMap<u32, OpenFile> {
+pub fn files_of(guest: &Guest, pid: u32, comm: &str) -> BTreeMap<u32, OpenFile> {
     let (tasks, files) = (Tasks::of(&guest.symbols).unwrap(), Files::of(&guest.symbols).unwrap());
     let task =
         super::tasks::wait_for(&guest.view, &tasks, pid, |task| task.comm == comm && task.state == 'S');
     let listing = files.list(&guest.view.look(STEPS_MAX), task.at);
     assert_eq!(listing.incomplete, None);
     listing.items.into_iter().map(|file| (file.fd, file)).collect()
+}
+
+/// Names of a process' open files, by descriptor, as the guest says them.
+pub fn said(guest: &mut Guest, pid: u32) -> BTreeMap<u32, String> {
+    let text = guest.run(&format!("for fd in /proc/{pid}/fd/*; do echo ${{fd##*/}} $(readlink $fd); done"));
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.map(|(fd, name)| (fd.parse().unwrap(), name.to_owned())).collect()
 }
 
 #[test]
@@ -28,12 +35,7 @@ fn names_are_those_that_proc_shows() {
                       8</dev/null 9<>/dev/hvc0";
     let pid: u32 = guest.run(&format!("sh -c '{script}' {redirected} & echo $!")).parse().unwrap();
     let seen = files_of(&guest, pid, "sleep");
-    let said = guest.run(&format!("for fd in /proc/{pid}/fd/*; do echo ${{fd##*/}} $(readlink $fd); done"));
-    let said: BTreeMap<u32, String> = said
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(fd, name)| (fd.parse().unwrap(), name.to_owned()))
-        .collect();
+    let said = said(&mut guest, pid);
     let names: BTreeMap<u32, String> = seen.iter().map(|(fd, file)| (*fd, file.name.clone())).collect();
     assert_eq!(names, said);
     assert_eq!(names[&4], "/tmp/gone (deleted)");

@@ -1,20 +1,17 @@
 //! A guest with a shell, run in this process, whose RAM is a memfd that the test also looks at.
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use decoys::initramfs;
 use decoys::kernel::{self, Kernel};
 use decoys::progress::Silent;
 use honeyvmm::kernel_image::KernelImage;
-use honeyvmm::machine::{Machine, Parts, VcpuCounts};
+use honeyvmm::machine::{Boot, Machine, Origin, Parts, VcpuCounts};
 use honeyvmm::memory::{Gpa, ReadOnlyRam, Region};
 use honeyvmm::shim::{Entries, Layout, SHIM_GPA};
 use introspect::symbols::Symbols;
@@ -23,8 +20,8 @@ use introspect::walk::log::{self, Log};
 use introspect::walk::tasks::Tasks;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
-/// How long a guest may take to answer; the machines are shared.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+use super::shell::Shell;
+
 const RAM_BYTES: u64 = 256 << 20;
 /// More than one, so that what belongs to a vcpu is told apart.
 pub const VCPUS: u32 = 2;
@@ -41,10 +38,7 @@ pub struct Guest {
     pub shim: Region,
     /// The kernel file.
     pub vmlinux: Vec<u8>,
-    console: UnixStream,
-    output: Receiver<Vec<u8>>,
-    seen: String,
-    commands: u32,
+    shell: Shell,
 }
 
 /// The guest that all tests share, one after the other.
@@ -108,22 +102,23 @@ impl Guest {
             domid: 1,
             name: "guest",
             uuid: [7; 16],
-            kernel: &image,
-            ramdisk: Some(&archive),
-            cmdline: "console=hvc0 quiet",
+            origin: Origin::Boot(Boot {
+                kernel: &image,
+                ramdisk: Some(&archive),
+                cmdline: "console=hvc0 quiet",
+            }),
             console: theirs.into(),
             devices: Vec::new(),
         })
         .unwrap();
         thread::spawn(move || machine.wait());
         let view = View::new(ReadOnlyRam::from_memfd(read_only).unwrap(), &symbols).unwrap();
-        let output = read_console(console.try_clone().unwrap());
+        let shell = Shell::new(console.try_clone().unwrap(), console);
         drop(image);
-        let mut guest =
-            Self { symbols, view, ram, shim, vmlinux, console, output, seen: String::new(), commands: 0 };
+        let mut guest = Self { symbols, view, ram, shim, vmlinux, shell };
         guest.wait_for("shell\r\n");
         // busybox's line editor takes the end of a background job for the end of its input; one that runs a script does not edit.
-        guest.console.write_all(b"stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n").unwrap();
+        guest.shell.send("stty -echo; PS1=; PS2=; echo rea''dy; exec sh /dev/hvc0\n");
         guest.wait_for("ready\r\n");
         guest.run("true");
         guest
@@ -132,15 +127,8 @@ impl Guest {
     /// Runs a command; answers what it printed, whatever it ended with.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
-        self.commands += 1;
-        let (begin, end) = (format!("<begin {}>", self.commands), format!("<end {}>", self.commands));
-        // In two parts, so that an echo of the command is no end of it.
-        let line =
-            format!("echo '<beg''in {0}>'; {{ {command}\n}} 2>&1; echo '<e''nd {0}>'\n", self.commands);
-        self.console.write_all(line.as_bytes()).unwrap();
-        let text = self.wait_for(&end);
-        let begun = text.find(&begin).unwrap_or_else(|| panic!("no {begin} in {text}"));
-        text[begun + begin.len()..text.len() - end.len()].replace('\r', "").trim().to_owned()
+        let answer = self.shell.run(command);
+        answer.unwrap_or_else(|why| panic!("{why}; {}", self.state()))
     }
 
     /// Types a program in, in octal numbers: there is no other way into this guest.
@@ -164,32 +152,7 @@ impl Guest {
 
     #[track_caller]
     fn wait_for(&mut self, wanted: &str) -> String {
-        let begun = Instant::now();
-        loop {
-            if let Some(at) = self.seen.find(wanted) {
-                let rest = self.seen.split_off(at + wanted.len());
-                return std::mem::replace(&mut self.seen, rest);
-            }
-            match self.output.recv_timeout(ANSWER_TIMEOUT.saturating_sub(begun.elapsed())) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("no {wanted:?} on the console: {}; {}", self.seen, self.state())
-                }
-                Err(RecvTimeoutError::Disconnected) => panic!("console ended: {}", self.seen),
-            }
-        }
+        let shown = self.shell.wait_for(wanted);
+        shown.unwrap_or_else(|why| panic!("{why}; {}", self.state()))
     }
-}
-
-fn read_console(mut console: UnixStream) -> Receiver<Vec<u8>> {
-    let (sender, output) = channel();
-    thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        while let Ok(count @ 1..) = console.read(&mut bytes) {
-            if sender.send(bytes[..count].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    output
 }

@@ -12,6 +12,9 @@ mod kernel;
 mod opened;
 mod rootkit;
 mod rootkit_module;
+#[path = "../../../tests/util/shell.rs"]
+#[allow(dead_code, reason = "its guests never end")]
+mod shell;
 mod sockets;
 mod tasks;
 mod tracer;

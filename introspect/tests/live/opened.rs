@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use introspect::walk::files::{FileType, Files};
+use introspect::walk::files::FileType;
 use introspect::walk::pids::Pids;
 use introspect::walk::sockets::{self, Sockets};
 use introspect::walk::tasks::{STEPS_MAX, Tasks, Threads};
 
+use super::files::{files_of, said};
 use super::guest::{Guest, guest};
 
 const FLAGS: [&str; 10] = [
@@ -70,22 +71,15 @@ fn threads_belong_to_their_process_and_are_found_by_number() {
 fn files_without_a_place_have_the_names_that_proc_shows() {
     let mut guest = guest();
     let pid = start(&mut guest);
-    let tasks = Tasks::of(&guest.symbols).unwrap();
-    let task = super::tasks::wait_for(&guest.view, &tasks, pid, |_| true);
-    let listing = Files::of(&guest.symbols).unwrap().list(&guest.view.look(STEPS_MAX), task.at);
-    let seen: BTreeMap<u32, String> = listing.items.iter().map(|file| (file.fd, file.name.clone())).collect();
-    let said = guest.run(&format!("for fd in /proc/{pid}/fd/*; do echo ${{fd##*/}} $(readlink $fd); done"));
-    let said: BTreeMap<u32, String> = said
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(fd, name)| (fd.parse().unwrap(), name.to_owned()))
-        .collect();
+    let files = files_of(&guest, pid, "open");
+    let seen: BTreeMap<u32, String> = files.iter().map(|(fd, file)| (*fd, file.name.clone())).collect();
+    let said = said(&mut guest, pid);
     assert_eq!(seen, said);
     let names: BTreeSet<&str> = seen.values().map(String::as_str).collect();
     for name in ["anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/memfd:memory (deleted)"] {
         assert!(names.contains(name), "{names:?}");
     }
-    assert!(listing.items.iter().any(|file| file.file_type == FileType::Anonymous));
+    assert!(files.values().any(|file| file.file_type == FileType::Anonymous));
     guest.run(&format!("kill {pid}"));
 }
 
