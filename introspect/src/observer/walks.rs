@@ -154,6 +154,13 @@ impl Walks {
         (u64::from(file.on_device.0) << 32 | u64::from(file.on_device.1), file.inode)
     }
 
+    /// The ordinary file that this `struct file` is of, if it allows what is wanted.
+    fn ordinary(&self, file: Gva, wanted: impl Fn(Access) -> bool) -> Option<(Inode, String)> {
+        let opened = self.files.as_ref().ok()?.opened(&self.view.look(TASK_STEPS_MAX), 0, file).ok()?;
+        let inode = Inode { at: opened.inode_at.0, file: Self::identity(&opened) };
+        (opened.file_type == FileType::Regular && wanted(opened.access)).then_some((inode, opened.name))
+    }
+
     /// The contents of an open file. A file of which no page is in memory is not found.
     fn of_file(&self, file: Gva) -> Option<Found> {
         let look = self.view.look(TASK_STEPS_MAX);
@@ -224,7 +231,7 @@ impl Guest for Walks {
 
     fn program(&self, task: u64) -> Option<(Inode, String)> {
         let look = self.view.look(TASK_STEPS_MAX);
-        self.inode(self.tasks.as_ref().ok()?.exe_file(&look, Gva(task))?.0)
+        self.ordinary(self.tasks.as_ref().ok()?.exe_file(&look, Gva(task))?, |_| true)
     }
 
     fn written(&self, file: u64) -> Option<Found> {
@@ -232,9 +239,8 @@ impl Guest for Walks {
     }
 
     fn inode(&self, file: u64) -> Option<(Inode, String)> {
-        let opened = self.files.as_ref().ok()?.opened(&self.view.look(TASK_STEPS_MAX), 0, Gva(file)).ok()?;
-        let inode = Inode { at: opened.inode_at.0, file: Self::identity(&opened) };
-        (opened.file_type == FileType::Regular).then_some((inode, opened.name))
+        // One that is only read is another's by now, who was given the same memory.
+        self.ordinary(Gva(file), is_written)
     }
 
     fn contents(&self, inode: Inode) -> Option<Found> {

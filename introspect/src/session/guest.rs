@@ -44,7 +44,7 @@ pub trait Guest {
     fn program(&self, task: u64) -> Option<(Inode, String)>;
     /// The ordinary file of this `struct file`, if it is open for writing.
     fn written(&self, file: u64) -> Option<Found>;
-    /// Which ordinary file this `struct file` is of.
+    /// Which ordinary file this `struct file` is of, if it is open for writing.
     fn inode(&self, file: u64) -> Option<(Inode, String)>;
     /// What is in such a file now, if it is that file still.
     fn contents(&self, inode: Inode) -> Option<Found>;
