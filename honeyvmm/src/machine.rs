@@ -29,7 +29,7 @@ use crate::shim::trace::Trace;
 use crate::shim::{Area, Backend, Layout};
 use crate::xenbus::{self, BackendError, Device};
 use crate::xenstore::Xenstore;
-use begin::{Site, set_availability};
+use begin::{Begun, Site, set_availability};
 pub use state::{ClockState, DomainState, NotSaved, Pages, StateError};
 
 /// Why a domain cannot be made.
@@ -206,24 +206,8 @@ impl Machine {
             Origin::Saved(state) => begin::restore(site, state, parts.devices)?,
         };
         let vm = Arc::new(Vm::new(parts.kvm_fd, &memory)?);
-        let mut of_kvm: Vec<Vcpu> = (0..layout.vcpus)
-            .map(|index| {
-                let place = Place { vcpu: index as u8, vcpus: layout.vcpus as u8 };
-                Vcpu::new(&vm, place, backend, layout.window_va(index), begun.cr3.0)
-            })
-            .collect::<Result<_, _>>()?;
-        if layout.vcpus > 1 {
-            let areas = begun.vcpus.areas();
-            of_kvm.iter().zip(areas).for_each(|(vcpu, area)| vcpu.tell_preemption(area.steal_gpa()));
-        }
-        let clock = begun.set_clock(of_kvm[0].tsc_khz()?, &layout, &memory)?;
-        let mut started = vec![false; of_kvm.len()];
-        if let Origin::Saved(state) = parts.origin {
-            for ((vcpu, started), kept) in of_kvm.iter_mut().zip(&mut started).zip(&state.vcpus) {
-                vcpu.load(&kept.registers)?;
-                *started = kept.started;
-            }
-        }
+        let of_kvm = make_vcpus(&vm, &begun, &layout, backend, parts.origin)?;
+        let clock = begun.set_clock(of_kvm[0].0.tsc_khz()?, &layout, &memory)?;
 
         let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
         let vcpus = begun.vcpus;
@@ -247,7 +231,7 @@ impl Machine {
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
         let (end, ends) = channel();
         let (mut release, mut threads) = (Vec::new(), Vec::new());
-        for (index, vcpu) in of_kvm.into_iter().enumerate() {
+        for (index, (vcpu, started)) in of_kvm.into_iter().enumerate() {
             let bell = parts.trace_bell.as_ref().map(OwnedFd::try_clone).transpose()?;
             let run_loop = RunLoop {
                 vcpu,
@@ -258,7 +242,7 @@ impl Machine {
                 requests: requests.clone(),
                 snapshot: snapshots[index].clone(),
                 trace: TraceCalls { trace: Trace::new(&parts.shim, index as u32)?, bell },
-                started: started[index],
+                started,
             };
             let (go, thread) = spawn_vcpu(run_loop, vm.clone(), Ended(end.clone()))?;
             release.push(go);
@@ -454,6 +438,28 @@ impl Drop for Ended {
             let _ = self.0.send(End::Crash("a vcpu's thread panicked".to_owned()));
         }
     }
+}
+
+/// KVM's vcpus, and of each whether it has been in the guest: those of a saved domain are what they were.
+fn make_vcpus(
+    vm: &Vm,
+    begun: &Begun,
+    layout: &Layout,
+    backend: Backend,
+    origin: Origin<'_>,
+) -> Result<Vec<(Vcpu, bool)>, MachineError> {
+    let make = |index: u32| {
+        let place = Place { vcpu: index as u8, vcpus: layout.vcpus as u8 };
+        let mut vcpu = Vcpu::new(vm, place, backend, layout.window_va(index), begun.cr3.0)?;
+        if layout.vcpus > 1 {
+            vcpu.tell_preemption(begun.vcpus.area(index as usize).steal_gpa());
+        }
+        let Origin::Saved(state) = origin else { return Ok((vcpu, false)) };
+        let kept = &state.vcpus[index as usize];
+        vcpu.load(&kept.registers)?;
+        Ok((vcpu, kept.started))
+    };
+    (0..layout.vcpus).map(make).collect()
 }
 
 /// A vcpu's thread, which waits for its release.

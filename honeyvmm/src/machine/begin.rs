@@ -252,7 +252,7 @@ const AHEAD_SHARE: u64 = 5;
 const AHEAD_STEP_BYTES: u64 = 1 << 20;
 
 fn map_ahead(ram: Region, image: Range<Gpa>) -> io::Result<()> {
-    let share = |share: u64| ram.bytes() / share & !(PAGE_SIZE - 1);
+    let share = |share: u64| (ram.bytes() / share) & !(PAGE_SIZE - 1);
     let early = ram.bytes() - share(EARLY_SHARE);
     let beyond = image.end.0..early.min(image.end.0 + share(AHEAD_SHARE));
     let ranges = [image.start.0..image.end.0, early..ram.bytes(), beyond];
