@@ -193,9 +193,9 @@ impl Machine {
         let backend = parts.backend;
         let layout = Layout { ram_bytes: parts.ram.bytes() & !(PAGE_SIZE - 1), vcpus: parts.vcpus.all };
         let memory = GuestMemory::new(parts.ram.clone(), Some(parts.shim.clone()));
-        let kicks = (0..layout.vcpus).map(|_| VcpuKick::new()).collect::<io::Result<_>>()?;
-        let kicks = Arc::new(VcpuKicks(kicks));
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let kicks =
+            Arc::new(VcpuKicks((0..layout.vcpus).map(|_| VcpuKick::new()).collect::<io::Result<_>>()?));
+        let (wake, server_stop) = (event()?, event()?);
         let bell: Arc<dyn Doorbell> = Arc::new(Wake(wake.try_clone()?));
         let site =
             Site { domid: parts.domid, backend, layout, memory: memory.clone(), kicks: kicks.clone(), bell };
@@ -215,8 +215,6 @@ impl Machine {
             Shared { memory, layout, events: begun.events, vcpus, clock, early_console, uuid: parts.uuid };
         let requests = Arc::new(Requests::default());
         let snapshots: Snapshots = (0..layout.vcpus).map(|_| Arc::default()).collect();
-        let server_stop =
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let gate = Arc::new(Gate::default());
         let server = Server {
             bus: begun.bus,
@@ -438,6 +436,11 @@ impl Drop for Ended {
             let _ = self.0.send(End::Crash("a vcpu's thread panicked".to_owned()));
         }
     }
+}
+
+/// An eventfd that nobody has rung.
+fn event() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
 /// KVM's vcpus, and of each whether it has been in the guest: those of a saved domain are what they were.
