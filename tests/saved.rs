@@ -17,11 +17,11 @@ const ROUNDS: u32 = 6;
 /// Memory with a pattern, a writer whose every file carries its own sum, and a counter that never goes back.
 const BUSY: &str = "mkdir -p /m /d; mount -t tmpfs none /m; mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; \
  dd if=/dev/urandom of=/m/pattern bs=1M count=24 2>/dev/null; sha256sum /m/pattern > /m/sum; \
- (i=0; while :; do i=$((i+1)); head -c 20000 /dev/urandom > /d/f.$((i%8)).new; \
+ (i=0; while [ ! -e /m/stop ]; do i=$((i+1)); head -c 20000 /dev/urandom > /d/f.$((i%8)).new; \
   sha256sum < /d/f.$((i%8)).new > /d/s.$((i%8)).new; mv /d/f.$((i%8)).new /d/f.$((i%8)); mv /d/s.$((i%8)).new /d/s.$((i%8)); \
   echo $i > /d/count.new; mv /d/count.new /d/count; done) >/dev/null 2>&1 &";
-/// Stops the writer, and says whether all of it is as its sums say.
-const CHECK: &str = "kill %1; wait; sha256sum -c /m/sum; bad=0; for i in 0 1 2 3 4 5 6 7; do \
+/// Stops the writer between two files, and says whether all of it is as its sums say.
+const CHECK: &str = "touch /m/stop; wait; sha256sum -c /m/sum; bad=0; for i in 0 1 2 3 4 5 6 7; do \
  [ -e /d/s.$i ] && [ \"$(sha256sum < /d/f.$i)\" = \"$(cat /d/s.$i)\" ] || bad=$((bad+1)); done; echo bad $bad; sync; umount /d; echo unmounted";
 
 fn is_running(honeynet: &Honeynet, name: &str) -> bool {

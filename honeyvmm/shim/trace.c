@@ -360,7 +360,7 @@ void trace_enter(int compat)
 	u64 file = 0;
 	int known = 0;
 	if (spec & SPEC_FILE) {
-		file = file_of(task, args[0]);
+		file = file_of(task, args[spec & SPEC_SECOND ? 1 : 0]);
 		if (file)
 			cap = file_cap(file, &known);
 		if (spec & SPEC_KNOWN_FILE && !known)

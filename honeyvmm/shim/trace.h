@@ -19,6 +19,7 @@
 #define SPEC_FILE        8   /* argument 0 is a descriptor: its file decides how much is kept */
 #define SPEC_KNOWN_FILE  16  /* with SPEC_FILE: nothing is written unless the file is one of `files` */
 #define SPEC_NO_RETURN   32
+#define SPEC_SECOND      128 /* with SPEC_FILE: argument 1 is the descriptor */
 #define SPEC_WRITTEN     64  /* with SPEC_FILE: only where it is a regular file that is open for writing */
 enum { ARG_VALUE, ARG_STRING, ARG_IN, ARG_OUT, ARG_SOCKADDR_IN, ARG_SOCKADDR_OUT, ARG_VECTOR_IN, ARG_VECTOR_OUT, ARG_MESSAGE_IN,
        ARG_MESSAGE_OUT, ARG_STRINGS, ARG_IN_16, ARG_OUT_16, ARG_OUT_144 };

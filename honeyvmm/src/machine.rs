@@ -209,8 +209,7 @@ impl Machine {
         let of_kvm = make_vcpus(&vm, &begun, &layout, backend, parts.origin)?;
         let clock = begun.set_clock(of_kvm[0].0.tsc_khz()?, &layout, &memory)?;
 
-        let early_console = Arc::new(ConsoleStream(parts.console.try_clone()?));
-        let vcpus = begun.vcpus;
+        let (vcpus, early_console) = (begun.vcpus, Arc::new(ConsoleStream(parts.console.try_clone()?)));
         let shared =
             Shared { memory, layout, events: begun.events, vcpus, clock, early_console, uuid: parts.uuid };
         let requests = Arc::new(Requests::default());

@@ -22,7 +22,7 @@ const BUILD: &str = "make -s -C /opt/project clean program";
 const ENVIRONMENT: &str = "env -i PATH=/usr/local/bin:/usr/bin";
 /// After a session's end.
 const UNARMED_AFTER: Duration = Duration::from_secs(2);
-const NOT_PEERS: [&str; 5] = ["read", "readv", "pread64", "ioctl", "close"];
+const NOT_PEERS: [&str; 7] = ["read", "readv", "pread64", "ioctl", "close", "dup2", "dup3"];
 
 /// Adds by how many percent a recorded build is slower than the one before it, and the seconds.
 pub fn measure(honeynet: &Honeynet, shell: &mut Shell, samples: &mut Samples) -> anyhow::Result<()> {

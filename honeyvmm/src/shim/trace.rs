@@ -41,6 +41,8 @@ pub mod spec {
     pub const NO_RETURN: u32 = 32;
     /// With `FILE`: only regular files that are open for writing.
     pub const WRITTEN: u32 = 64;
+    /// With `FILE`: argument 1 is the descriptor (dup2 closes it).
+    pub const SECOND: u32 = 128;
     /// The first argument's kind.
     pub const ARGUMENTS: u32 = 8;
 }

@@ -147,7 +147,7 @@ impl Sessions {
             return;
         };
         let found: Vec<Found> = match calls::of(record.number, record.compat).map(|call| call.name) {
-            Some("close") if record.kind.is_none() => {
+            Some("close" | "dup2" | "dup3") if record.kind.is_none() => {
                 let found = guest.written(record.file);
                 if found.is_some()
                     && let Some(live) = self.live.get_mut(&id)

@@ -31,8 +31,8 @@ pub enum SelectionError {
 
 /// What is recorded unless somebody says otherwise: what shows who did what, not the calls that a program makes a thousand times for itself.
 #[rustfmt::skip]
-const DEFAULT: [&str; 75] = [
-    "read", "write", "readv", "writev", "pread64", "pwrite64", "open", "creat", "openat", "openat2", "close", "execve", "execveat",
+const DEFAULT: [&str; 77] = [
+    "read", "write", "readv", "writev", "pread64", "pwrite64", "open", "creat", "openat", "openat2", "close", "dup2", "dup3", "execve", "execveat",
     "fork", "vfork", "clone", "clone3", "exit", "exit_group", "kill", "tkill", "tgkill", "ptrace", "setuid", "setgid", "setreuid", "setregid",
     "setresuid", "setresgid", "setfsuid", "setgroups", "capset", "setsid", "chdir", "fchdir", "chroot", "mkdir", "mkdirat", "rmdir", "rename", "renameat",
     "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "truncate", "ftruncate", "chmod", "fchmod", "fchmodat", "chown", "fchown",
@@ -231,7 +231,12 @@ impl Selection {
         }
         if !self.plain {
             word |= if KNOWN_ONLY.contains(&call.name) { spec::KNOWN_FILE } else { 0 };
-            word |= if call.name == "close" { spec::FILE | spec::WRITTEN | spec::SYNC_ENTER } else { 0 };
+            word |= match call.name {
+                "close" => spec::FILE | spec::WRITTEN | spec::SYNC_ENTER,
+                // They close the file that has their second descriptor; a shell ends `echo > file` so.
+                "dup2" | "dup3" => spec::FILE | spec::SECOND | spec::WRITTEN | spec::SYNC_ENTER,
+                _ => 0,
+            };
             word |= if SYNC_ENTER.contains(&call.name) { spec::SYNC_ENTER } else { 0 };
             word |= if SYNC_LEAVE.contains(&call.name) { spec::SYNC_LEAVE } else { 0 };
         }
