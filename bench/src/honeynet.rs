@@ -161,7 +161,7 @@ impl Drop for Domain<'_> {
 
 /// What `honeynet up` puts on a decoy's command line to spare its start a second. The peer has its kernel's defaults, as the figures that
 /// it is known by were taken.
-const START_OPTIONS: &str = "noreplace-smp cryptomgr.notests init_on_alloc=0";
+const START_OPTIONS: &str = "noreplace-smp cryptomgr.notests init_on_alloc=0 mitigations=off";
 
 /// A domain whose init is one static program.
 pub fn init_domain(kernel: &Path, initramfs: &Path, cmdline: &str) -> String {

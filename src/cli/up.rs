@@ -144,9 +144,10 @@ fn recipe_path(file: &HoneynetFile, folder: &Path, name: &str) -> Result<PathBuf
     found.ok_or_else(|| Failure::new(format!("there is no recipe {name} in {}", recipes.display())))
 }
 
-/// The domain file of a decoy that a recipe made. Three words spare its start a second: a kernel need not take the LOCK prefixes out of
+/// The domain file of a decoy that a recipe made. Four words spare its start a second: a kernel need not take the LOCK prefixes out of
 /// itself (`noreplace-smp`), nor try its ciphers (`cryptomgr.notests`), nor wipe each page that it hands out (`init_on_alloc=0`), which
-/// also leaves more behind for whoever reads the memory later.
+/// also leaves more behind for whoever reads the memory later, nor hide its secrets from its own users (`mitigations=off`): what keeps domains
+/// apart is the host's.
 fn recipe_domain(file: &HoneynetFile, decoy: &Decoy, kernel: &Path, image: &decoys::image::Image) -> String {
     let network = &file.network;
     // Linux Documentation/admin-guide/nfs/nfsroot.rst: ip=<client>::<gateway>:<netmask>:<hostname>:<device>:<autoconf>.
@@ -154,7 +155,7 @@ fn recipe_domain(file: &HoneynetFile, decoy: &Decoy, kernel: &Path, image: &deco
         format!("ip={}::{}:{}::{INTERFACE}:none", decoy.address, network.gateway, network.subnet.netmask());
     format!(
         "name = \"{name}\"\nmemory = {memory}\nvcpus = {vcpus}\nkernel = \"{kernel}\"\nramdisk = \"{ramdisk}\"\n\
-         root = \"/dev/xvda rw\"\nextra = \"console=hvc0 quiet noreplace-smp cryptomgr.notests init_on_alloc=0 {ip}\"\n\
+         root = \"/dev/xvda rw\"\nextra = \"console=hvc0 quiet noreplace-smp cryptomgr.notests init_on_alloc=0 mitigations=off {ip}\"\n\
          vif = [ \"mac={mac},ip={address}\" ]\ndisk = [ \"{disk},raw,xvda,w\" ]\n\
          on_crash = \"coredump-restart\"\nhn_layer = 1\nhn_recipe = \"{recipe}\"\nhn_address = \"{address}\"\n",
         name = decoy.name,
