@@ -81,6 +81,29 @@ fn time_goes_on_and_the_wall_clock_is_right() {
 }
 
 #[test]
+fn a_restored_domain_that_begins_anew_has_the_disk_that_it_had() {
+    let honeynet = Honeynet::new("");
+    let mut guest = guest(&honeynet, "on_reboot='restart'");
+    guest.run("echo before-it-was-saved | dd of=/dev/xvda bs=512 conv=sync,fsync");
+    honeynet.run(&["save", "a", "saved"]).good();
+    honeynet.run(&["restore", "saved"]).good();
+    let mut guest = guest.go_on(&honeynet, "a");
+    guest.run("echo after-it-was-saved | dd of=/dev/xvda bs=512 seek=9 conv=sync,fsync");
+    let first =
+        row_when(&honeynet, "a", |row| row.is_some_and(|row| row["uptime_s"].as_f64() > Some(1.0))).unwrap();
+    guest.send("reboot -f\n");
+    let anew = |row: Option<&serde_json::Value>| row.is_some_and(|row| row["domid"] != first["domid"]);
+    row_when(&honeynet, "a", anew).unwrap();
+    let mut guest = Guest::attach(&honeynet, "a");
+    assert_eq!(
+        guest.run("head -c 19 /dev/xvda; dd if=/dev/xvda bs=512 skip=9 count=1 2>/dev/null | head -c 18"),
+        "before-it-was-savedafter-it-was-saved"
+    );
+    // The disk of the image alone: what it wrote is in layers.
+    assert!(std::fs::read(honeynet.path("d.img")).unwrap().iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn what_is_damaged_or_cut_off_is_refused_by_name() {
     let honeynet = Honeynet::new("");
     let guest = guest(&honeynet, "");

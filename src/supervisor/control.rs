@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The longest line that a domain process may send; an `xenstore-ls` is the longest answer. A domain process is one that a
-/// guest may have broken into, so it is not trusted to end its lines.
-const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The longest line that a domain process may send; the longest answer is a saved state, with a xenstore that the guest has filled. A domain process
+/// is one that a guest may have broken into, so it is not trusted to end its lines.
+const LINE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// How long an answer may take; pausing waits for vcpus and backends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 

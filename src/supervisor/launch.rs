@@ -163,8 +163,11 @@ pub fn launch(
     });
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
-        if let Some(address) = domain.ram_address() {
-            domain.ram.mapped(pid, address).map_err(step("read its memory"))?;
+        let mapped = domain.ram_address().map_or(Ok(()), |address| domain.ram.mapped(pid, address));
+        if let Err(error) = mapped {
+            domain.want_destroyed();
+            kill(pid);
+            return Err(step("read its memory")(error));
         }
         own.keep();
         observe_soon(&domain);

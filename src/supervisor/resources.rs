@@ -140,59 +140,113 @@ fn plain_disk(spec: &DiskSpec, path: &Path) -> Result<Disk, ResourceError> {
 }
 
 fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, ResourceError> {
-    let (base, base_bytes) = image(path, false)?;
-    let id = base_id(&base, base_bytes);
-    let id = id.map_err(|source| ResourceError::Open { what: "disk", path: path.to_owned(), source })?;
+    let (base, base_bytes, id) = layers_base(path)?;
     let layer_path = own.join(format!("{}.layer", spec.vdev));
     let wrong = |source| ResourceError::Layer { path: layer_path.clone(), source };
     let layer = open_layer(&layer_path)?;
     if layer.metadata().is_ok_and(|meta| meta.len() > 0) {
         let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
         if Layer::open(copy, base_bytes, id).is_ok() {
-            return Ok(Disk { spec: spec.clone(), base, frozen: Vec::new(), layer: Some(layer) });
+            let frozen = frozen_layers(&read_below(own, &spec.vdev).map_err(wrong)?, base_bytes, id)?;
+            return Ok(Disk { spec: spec.clone(), base, frozen, layer: Some(layer) });
         }
-        // What an intruder wrote over another image is kept, but it fits this one no more.
-        drop(layer);
-        let older = layer_path.with_extension("layer.1");
-        std::fs::rename(&layer_path, older).map_err(|error| wrong(error.into()))?;
-    } else {
-        drop(layer);
     }
-    let layer = open_layer(&layer_path)?;
-    let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
-    Layer::create(copy, base_bytes, id).map_err(wrong)?;
+    drop(layer);
+    put_aside(&layer_path)?;
+    write_below(own, &spec.vdev, &[]).map_err(wrong)?;
+    let layer = fresh_layer(&layer_path, base_bytes, id)?;
     Ok(Disk { spec: spec.clone(), base, frozen: Vec::new(), layer: Some(layer) })
 }
 
-/// The disks of a domain that goes on from a snapshot: frozen layers of each disk by its name, and a fresh one on top.
+/// The disks of a domain that goes on from a snapshot: frozen layers of each disk by its name, the lowest first, and a fresh one on top.
+/// The domain's folder remembers them, for a start anew.
 pub fn restored_disks(
     file: &DomainFile,
     folder: &Path,
     own: &Path,
-    frozen: &dyn Fn(&str) -> io::Result<Vec<File>>,
+    frozen: &dyn Fn(&str) -> Vec<PathBuf>,
 ) -> Result<Vec<Disk>, ResourceError> {
     let open = |spec: &DiskSpec| {
         let path = folder.join(&spec.target);
         if spec.read_only {
             return plain_disk(spec, &path);
         }
-        let (base, base_bytes) = image(&path, false)?;
-        let wrong = |source| ResourceError::Open { what: "disk", path: path.clone(), source };
-        let id = base_id(&base, base_bytes).map_err(wrong)?;
-        let frozen = frozen(&spec.vdev).map_err(wrong)?;
+        let (base, base_bytes, id) = layers_base(&path)?;
+        let paths = frozen(&spec.vdev);
+        let frozen = frozen_layers(&paths, base_bytes, id)?;
         let layer_path = own.join(format!("{}.layer", spec.vdev));
-        let wrong = |source| ResourceError::Layer { path: layer_path.clone(), source };
-        for layer in &frozen {
-            let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
-            Layer::open(copy, base_bytes, id).map_err(wrong)?;
-        }
-        let layer = open_layer(&layer_path)?;
-        let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
-        // What an earlier domain of this name left lay over other layers.
-        Layer::create(copy, base_bytes, id).map_err(wrong)?;
+        // Locked, if another domain has it.
+        drop(open_layer(&layer_path)?);
+        put_aside(&layer_path)?;
+        write_below(own, &spec.vdev, &paths)
+            .map_err(|source| ResourceError::Layer { path: layer_path.clone(), source })?;
+        let layer = fresh_layer(&layer_path, base_bytes, id)?;
         Ok(Disk { spec: spec.clone(), base, frozen, layer: Some(layer) })
     };
     file.disks.iter().map(open).collect()
+}
+
+/// An image that is only read, its length, and what its layers are bound to.
+fn layers_base(path: &Path) -> Result<(File, u64, BaseId), ResourceError> {
+    let (base, base_bytes) = image(path, false)?;
+    let id = base_id(&base, base_bytes);
+    let id = id.map_err(|source| ResourceError::Open { what: "disk", path: path.to_owned(), source })?;
+    Ok((base, base_bytes, id))
+}
+
+fn fresh_layer(path: &Path, base_bytes: u64, id: BaseId) -> Result<File, ResourceError> {
+    let wrong = |source| ResourceError::Layer { path: path.to_owned(), source };
+    let layer = open_layer(path)?;
+    let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
+    Layer::create(copy, base_bytes, id).map_err(wrong)?;
+    Ok(layer)
+}
+
+fn frozen_layers(paths: &[PathBuf], base_bytes: u64, id: BaseId) -> Result<Vec<File>, ResourceError> {
+    let open = |path: &PathBuf| {
+        let wrong = |source| ResourceError::Layer { path: path.clone(), source };
+        let layer = self::open("layer", path)?;
+        let copy = layer.try_clone().map_err(|error| wrong(error.into()))?;
+        Layer::open(copy, base_bytes, id).map_err(wrong)?;
+        Ok(layer)
+    };
+    paths.iter().map(open).collect()
+}
+
+/// What an intruder wrote, over another image or over what lies elsewhere, is kept, but it fits this disk no more.
+fn put_aside(layer: &Path) -> Result<(), ResourceError> {
+    let renamed = match std::fs::metadata(layer) {
+        Ok(meta) if meta.len() > 0 => std::fs::rename(layer, layer.with_extension("layer.1")),
+        _ => Ok(()),
+    };
+    renamed.map_err(|error| ResourceError::Layer { path: layer.to_owned(), source: error.into() })
+}
+
+fn below_path(own: &Path, vdev: &str) -> PathBuf {
+    own.join(format!("{vdev}.below"))
+}
+
+/// The frozen layers below the layer in the domain's folder; most have none.
+fn read_below(own: &Path, vdev: &str) -> Result<Vec<PathBuf>, DiskError> {
+    match std::fs::read(below_path(own, vdev)) {
+        Ok(text) => Ok(serde_json::from_slice(&text).map_err(io::Error::from)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn write_below(own: &Path, vdev: &str, paths: &[PathBuf]) -> Result<(), DiskError> {
+    let path = below_path(own, vdev);
+    if paths.is_empty() {
+        return match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        };
+    }
+    let fresh = path.with_extension("below.new");
+    let text = serde_json::to_vec(paths).map_err(io::Error::from)?;
+    std::fs::write(&fresh, text)?;
+    Ok(std::fs::rename(fresh, path)?)
 }
 
 fn open_layer(path: &Path) -> Result<File, ResourceError> {

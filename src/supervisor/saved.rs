@@ -131,9 +131,9 @@ impl Saved {
     }
 
     /// The layers of a disk, the lowest first.
-    pub fn layers(&self, vdev: &str) -> io::Result<Vec<File>> {
+    pub fn layers(&self, vdev: &str) -> Vec<PathBuf> {
         let count = self.depth.get(vdev).copied().unwrap_or(0);
-        (0..count).map(|depth| File::open(self.folder.join(layer_name(vdev, depth)))).collect()
+        (0..count).map(|depth| self.folder.join(layer_name(vdev, depth))).collect()
     }
 
     /// Compares RAM and layers with their sums.
