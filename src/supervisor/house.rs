@@ -254,18 +254,18 @@ impl House {
     /// Takes a domain down at once, preserved ones too.
     pub fn destroy(&self, domain: &Arc<Domain>) -> Result<(), HouseError> {
         domain.want_destroyed();
-        match domain.pid() {
-            None => self.forget(domain),
-            Some(pid) => {
-                // A process that answers goes by itself; one that does not is killed.
-                if domain.control.request("destroy").is_err() || !domain.wait_gone(GOING_TIMEOUT) {
-                    launch::kill(pid);
-                }
-                if !domain.wait_gone(GOING_TIMEOUT) {
-                    return Err(HouseError::Stays { name: domain.name() });
-                }
+        if let Some(pid) = domain.pid() {
+            // A process that answers goes by itself; one that does not is killed.
+            if domain.control.request("destroy").is_err() || !domain.wait_gone(GOING_TIMEOUT) {
+                launch::kill(pid);
             }
+            if !domain.wait_gone(GOING_TIMEOUT) {
+                return Err(HouseError::Stays { name: domain.name() });
+            }
+            // Who notices the end does the same, perhaps only after our answer.
+            self.network.unplug(domain.domid);
         }
+        self.forget(domain);
         Ok(())
     }
 
