@@ -78,6 +78,17 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
+/// Heaps that threads share. With a number set, glibc does not ask how many processors there are when a process comes to have more threads than
+/// eight: it would open a file for that, in whatever thread allocates first, and the filter would end the process.
+const ARENAS_MAX: libc::c_int = 4;
+
+/// What must be so before the process has threads.
+pub fn prepare() {
+    // SAFETY: mallopt takes two numbers, and is called before there are threads that allocate.
+    // It refuses no number of arenas.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX) };
+}
+
 /// Narrows the calling process, all of its threads, for good.
 ///
 /// # Errors

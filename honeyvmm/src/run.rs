@@ -15,7 +15,7 @@ use vifport::{Endpoint, PortFds, Side};
 
 use crate::blkback::{BlkDevice, Blkback, Vdev, VdevError};
 use crate::config::{DiskConfig, DomainConfig, VifConfig};
-use crate::confine::{ConfineError, confine};
+use crate::confine::{ConfineError, confine, prepare};
 use crate::control::{Voice, serve};
 use crate::device::Reports;
 use crate::disk::{Below, Disk, DiskError, Layer, Mode, file_bytes};
@@ -99,6 +99,7 @@ pub enum RunError {
 /// # Errors
 /// What keeps the domain from starting. How it ends later is told on the control socket.
 pub fn run(config: DomainConfig) -> Result<(), RunError> {
+    prepare();
     let control = UnixStream::from(owned(config.control_fd));
     let reading = control.try_clone().map_err(handed("control socket"))?;
     let voice = Voice::new(control);
