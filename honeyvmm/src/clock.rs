@@ -50,7 +50,9 @@ impl Clock {
     /// So much system time has passed by now: a saved domain's clock goes on, on this host's counter.
     pub fn resume(tsc_khz: u32, now_ns: u64) -> Clock {
         let Clock { tsc_base, mul, shift } = Clock::start(tsc_khz);
-        let ticks = u128::from(now_ns) * u128::from(tsc_khz.max(1)) / 1_000_000;
+        // The way back from nanoseconds, rounded up: it never shows less than it did.
+        let scaled = (u128::from(now_ns) << 32).div_ceil(u128::from(mul.max(1)));
+        let ticks = if shift >= 0 { scaled.div_ceil(1 << shift) } else { scaled << -shift };
         // A counter that began later than the domain goes below zero: differences are reckoned modulo 2^64, by the guest too.
         Clock { tsc_base: tsc_base.wrapping_sub(ticks as u64), mul, shift }
     }
@@ -111,9 +113,11 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_on_is_where_it_was() {
-        let clock = Clock::resume(2_600_000, 5 * NS_PER_S);
-        let now = clock.now_ns();
-        assert!((5 * NS_PER_S..6 * NS_PER_S).contains(&now), "{now}");
+        for (khz, then) in [(100_000, NS_PER_S), (2_600_000, 5 * NS_PER_S), (4_200_000, 1_000_000 * NS_PER_S)]
+        {
+            let now = Clock::resume(khz, then).now_ns();
+            assert!((then..then + 60 * NS_PER_S).contains(&now), "{now} after {then}");
+        }
     }
 
     #[test]

@@ -44,6 +44,17 @@ fn start(guest: &mut Guest) -> u32 {
     let pid = guest.run("/tmp/open & echo $!").parse().unwrap();
     let tasks = Tasks::of(&guest.symbols).unwrap();
     super::tasks::wait_for(&guest.view, &tasks, pid, |task| task.comm == "open" && task.state == 'S');
+    // Its second thread takes its name only when it runs.
+    let sleeps = |guest: &Guest| {
+        let listing = tasks.list(&guest.view.look(STEPS_MAX), Threads::All);
+        listing.items.iter().any(|task| task.tgid == pid && task.comm == "second" && task.state == 'S')
+    };
+    for _ in 0..200 {
+        if sleeps(guest) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     pid
 }
 
