@@ -163,12 +163,7 @@ pub fn launch(
     });
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
-        let mapped = domain.ram_address().map_or(Ok(()), |address| domain.ram.mapped(pid, address));
-        if let Err(error) = mapped {
-            domain.want_destroyed();
-            kill(pid);
-            return Err(step("read its memory")(error));
-        }
+        find_ram(&domain, pid).map_err(step("read its memory"))?;
         own.keep();
         observe_soon(&domain);
         std::mem::forget(plugs);
@@ -178,6 +173,15 @@ pub fn launch(
         kill(pid);
     }
     Err(LaunchError::Died { name, reason: last_line(vmm_log) })
+}
+
+/// Where RAM is in the domain's process; one that cannot be looked into does not run.
+fn find_ram(domain: &Domain, pid: u32) -> io::Result<()> {
+    let found = domain.ram_address().map_or(Ok(()), |address| domain.ram.mapped(pid, address));
+    found.inspect_err(|_| {
+        domain.want_destroyed();
+        kill(pid);
+    })
 }
 
 /// A kernel that boots wants the processor for itself, and no service listens yet.
