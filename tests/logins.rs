@@ -12,14 +12,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use decoys::progress::Silent;
 use decoys::recipe::Recipe;
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
-use util::Honeynet;
 use util::guest::{cache, debian_kernel};
+use util::{Honeynet, wait_for};
 
 const DECOY: [u8; 4] = [10, 77, 0, 10];
 /// How long something may take that comes by itself.
@@ -146,17 +146,6 @@ impl Telnet {
                 Some(1)
             }
         }
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

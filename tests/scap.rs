@@ -18,7 +18,7 @@ use util::Honeynet;
 use util::guest::{Guest, cache, debian_kernel};
 
 /// What is done in the decoy. Each program has a name of its own, so that it can be asked for.
-const SCRIPT: &str = r#"cd /root
+const SCRIPT: &str = r#"cd /srv
 mkdir work
 cd work
 echo hello > made
@@ -97,15 +97,15 @@ fn domain(honeynet: &Honeynet) -> Guest {
 /// What must be found: by which filter, in which format, as which line.
 #[rustfmt::skip]
 const FACTS: [(&str, &str, &str); 20] = [
-    ("proc.name=mkdir and evt.type=mkdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /root/work"),
-    ("proc.name=sh and evt.type=openat and evt.dir=< and fd.name=/root/work/made", "%evt.rawres %fd.name %evt.arg.flags", "3 /root/work/made O_TRUNC|O_CREAT|O_WRONLY"),
-    ("proc.name=sh and evt.type=write and evt.dir=< and fd.name=/root/work/made", "%evt.rawres %evt.arg.data", "6 hello."),
-    ("proc.name=cat and evt.type=openat and evt.dir=< and fd.name=/root/work/made", "%evt.rawres %proc.cmdline %proc.pname", "3 cat made sh"),
+    ("proc.name=mkdir and evt.type=mkdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /srv/work"),
+    ("proc.name=sh and evt.type=openat and evt.dir=< and fd.name=/srv/work/made", "%evt.rawres %fd.name %evt.arg.flags", "3 /srv/work/made O_TRUNC|O_CREAT|O_WRONLY"),
+    ("proc.name=sh and evt.type=write and evt.dir=< and fd.name=/srv/work/made", "%evt.rawres %evt.arg.data", "6 hello."),
+    ("proc.name=cat and evt.type=openat and evt.dir=< and fd.name=/srv/work/made", "%evt.rawres %proc.cmdline %proc.pname", "3 cat made sh"),
     ("proc.name=cat and evt.type=write and evt.dir=< and evt.arg.data=hello.", "%evt.rawres %fd.name", "6 /dev/hvc0"),
-    ("proc.name=ln and evt.type=symlinkat and evt.dir=<", "%evt.rawres %evt.arg.target %evt.arg.linkpath", "0 made /root/work/soft"),
-    ("proc.name=chmod and evt.type=fchmodat and evt.dir=<", "%evt.rawres %evt.args", "0 res=0 dirfd=-100(AT_FDCWD) filename=made(/root/work/made) mode=0640(S_IRGRP|S_IWUSR|S_IRUSR) "),
-    ("proc.name=mv and evt.type=renameat2 and evt.dir=<", "%evt.rawres %evt.arg.oldpath %evt.arg.newpath", "0 /root/work/made /root/work/mo ved"),
-    ("proc.name=rm and evt.type=unlinkat and evt.dir=< and evt.arg.name=/root/work/soft", "%evt.rawres %evt.arg.name", "0 /root/work/soft"),
+    ("proc.name=ln and evt.type=symlinkat and evt.dir=<", "%evt.rawres %evt.arg.target %evt.arg.linkpath", "0 made /srv/work/soft"),
+    ("proc.name=chmod and evt.type=fchmodat and evt.dir=<", "%evt.rawres %evt.args", "0 res=0 dirfd=-100(AT_FDCWD) filename=made(/srv/work/made) mode=0640(S_IRGRP|S_IWUSR|S_IRUSR) "),
+    ("proc.name=mv and evt.type=renameat2 and evt.dir=<", "%evt.rawres %evt.arg.oldpath %evt.arg.newpath", "0 /srv/work/made /srv/work/mo ved"),
+    ("proc.name=rm and evt.type=unlinkat and evt.dir=< and evt.arg.name=/srv/work/soft", "%evt.rawres %evt.arg.name", "0 /srv/work/soft"),
     ("proc.name=cat and evt.failed=true", "%evt.type %evt.rawres %evt.res %evt.arg.name", "openat -2 ENOENT /nowhere"),
     ("proc.name=perl and evt.type=bind and evt.dir=<", "%evt.rawres %evt.arg.addr", "0 127.0.0.1:4242"),
     ("proc.name=perl and evt.type=accept and evt.dir=< and fd.sport=4242", "%fd.cip %fd.sip %fd.type", "127.0.0.1 127.0.0.1 ipv4"),
@@ -113,8 +113,8 @@ const FACTS: [(&str, &str, &str); 20] = [
     ("proc.name=perl and evt.type=write and evt.dir=< and fd.type=ipv4", "%evt.rawres %evt.arg.data", "5 knock"),
     ("proc.name=perl and evt.type=kill and evt.dir=>", "%evt.arg.sig", "SIGKILL"),
     ("proc.name=perl and evt.type=read and evt.dir=< and fd.type=pipe", "%evt.rawres %evt.arg.data", "7 through"),
-    ("proc.name=rmdir and evt.type=rmdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /root/work"),
-    ("proc.name=env and evt.type=execve and evt.dir=<", "%proc.exepath %proc.cmdline %user.name %proc.cwd", "/usr/bin/env env LAST=yes sh -c exit 3 root /root/"),
+    ("proc.name=rmdir and evt.type=rmdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /srv/work"),
+    ("proc.name=env and evt.type=execve and evt.dir=<", "%proc.exepath %proc.cmdline %user.name %proc.cwd", "/usr/bin/env env LAST=yes sh -c exit 3 root /srv/"),
     ("proc.name=sh and evt.type=execve and evt.dir=< and proc.env contains LAST=yes", "%proc.cmdline %evt.rawres", "sh -c exit 3 0"),
     ("proc.name=sh and evt.type=procexit and evt.arg.ret=3", "%proc.cmdline %evt.arg.sig", "sh -c exit 3 0"),
 ];

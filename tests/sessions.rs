@@ -11,17 +11,14 @@ mod util;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use decoys::progress::Silent;
 use decoys::recipe::Recipe;
 use serde_json::{Value, json};
 use util::guest::{cache, debian_kernel};
-use util::{Honeynet, kill, told};
+use util::{Honeynet, kill, told, wait_for};
 
 const DECOY: &str = "10.77.0.10";
-/// How long something may take that comes by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -82,18 +79,6 @@ fn ssh(honeynet: &Honeynet, password: &str, more: &[&str], input: &[u8]) -> Stri
     // The other end may have closed it already, which is its own affair.
     let _ = child.stdin.take().unwrap().write_all(input);
     String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
-}
-
-/// Waits for an answer of this command.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// The first ended session of which this holds.

@@ -91,13 +91,7 @@ impl Region {
     /// # Errors
     /// A range that is not made of whole pages, a memfd shorter than `bytes`, no address space.
     pub fn from_memfd(memfd: impl Into<OwnedFd>, base: Gpa, bytes: u64) -> Result<Self, MemoryError> {
-        let size = whole_pages(base, bytes)?;
-        let file = std::fs::File::from(memfd.into());
-        let file_bytes =
-            file.metadata().map_err(|source| MemoryError::File { file_offset: 0, bytes, source })?.len();
-        if file_bytes < bytes {
-            return Err(MemoryError::MemfdTooShort { bytes, file_bytes });
-        }
+        let (file, size) = long_enough(memfd.into(), base, bytes)?;
         let mapping = MmapRegion::from_file(FileOffset::new(file, 0), size).map_err(MemoryError::Map)?;
         Ok(Self { mapping: Arc::new(mapping), base })
     }
@@ -108,13 +102,7 @@ impl Region {
     /// # Errors
     /// As [`Region::from_memfd`].
     pub fn from_snapshot(file: impl Into<OwnedFd>, base: Gpa, bytes: u64) -> Result<Self, MemoryError> {
-        let size = whole_pages(base, bytes)?;
-        let file = std::fs::File::from(file.into());
-        let file_bytes =
-            file.metadata().map_err(|source| MemoryError::File { file_offset: 0, bytes, source })?.len();
-        if file_bytes < bytes {
-            return Err(MemoryError::MemfdTooShort { bytes, file_bytes });
-        }
+        let (file, size) = long_enough(file.into(), base, bytes)?;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
         let mapping =
@@ -552,6 +540,17 @@ fn written_runs(contents: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
         at += bytes;
         Some(run)
     })
+}
+
+/// A file that holds a region of this length.
+fn long_enough(file: OwnedFd, base: Gpa, bytes: u64) -> Result<(std::fs::File, usize), MemoryError> {
+    let size = whole_pages(base, bytes)?;
+    let file = std::fs::File::from(file);
+    let metadata = file.metadata().map_err(|source| MemoryError::File { file_offset: 0, bytes, source })?;
+    if metadata.len() < bytes {
+        return Err(MemoryError::MemfdTooShort { bytes, file_bytes: metadata.len() });
+    }
+    Ok((file, size))
 }
 
 fn whole_pages(base: Gpa, bytes: u64) -> Result<usize, MemoryError> {

@@ -1,6 +1,6 @@
 # What an intruder's shell does: files, pipes, programs that are there and that are not. Every pipe is written once, so that no read depends
 # on who was faster.
-cd /root
+cd /srv
 mkdir work
 cd work
 echo one > a
@@ -25,5 +25,5 @@ printf 'say "\\t\033[1m%s"\n' a > 'name with "quotes"'
 rm -f hard soft c d
 rmdir work2
 perl /opt/twin.pl
-rm -rf /root/work
+rm -rf /srv/work
 exit 3

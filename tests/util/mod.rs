@@ -17,6 +17,22 @@ use tempfile::TempDir;
 pub mod guest;
 pub mod shell;
 
+/// How long a test waits for what comes by itself; the machines are shared.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until there is something.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// One honeynet.

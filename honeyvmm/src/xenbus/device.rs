@@ -168,19 +168,10 @@ impl Xenbus {
         let state = state.and_then(|state| state.parse().ok()).and_then(State::from_number);
         let state = state.ok_or_else(|| BackendError::Missing(format!("{back}/state")))?;
         if matches!(state, State::Connected | State::Closing | State::Reconfigured) {
-            backend.connect(&self.view(&front))?;
+            backend.connect(&view(&self.store, &self.memory, &self.grants, &self.events, &front))?;
         }
         self.devices.push(Followed { front, back, state, backend });
         Ok(())
-    }
-
-    fn view(&self, front: &str) -> FrontendView {
-        FrontendView::new(
-            frontend_nodes(&self.store, front),
-            self.memory.clone(),
-            self.grants.clone(),
-            self.events.clone(),
-        )
     }
 
     /// Serves xenstore's requests and follows the frontends: what the xenstore doorbell's ring asks for. Again while [`Turn::more`] is set.
@@ -201,12 +192,7 @@ impl Xenbus {
         }
         for device in &mut self.devices {
             if changes.concern(&format!("{}/state", device.front)) {
-                let view = FrontendView::new(
-                    frontend_nodes(&self.store, &device.front),
-                    self.memory.clone(),
-                    self.grants.clone(),
-                    self.events.clone(),
-                );
+                let view = view(&self.store, &self.memory, &self.grants, &self.events, &device.front);
                 device.follow(&self.store, &view);
             }
         }
@@ -312,6 +298,17 @@ fn log_refused(directory: &str, outcome: Result<(), StoreError>) {
     if let Err(error) = outcome {
         tracing::warn!(directory, %error, "xenstore refused a backend's value");
     }
+}
+
+/// What a frontend has published now.
+fn view(
+    store: &Xenstore,
+    memory: &GuestMemory,
+    grants: &GrantTable,
+    events: &EventChannels,
+    front: &str,
+) -> FrontendView {
+    FrontendView::new(frontend_nodes(store, front), memory.clone(), grants.clone(), events.clone())
 }
 
 fn frontend_nodes(store: &Xenstore, front: &str) -> BTreeMap<String, String> {
