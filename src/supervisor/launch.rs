@@ -231,6 +231,7 @@ impl Parts {
                 (ram, resources::disks(file, &plan.folder, own)?)
             }
             Some(saved) => {
+                resources::available(file.memory_mib)?;
                 saved.fill_shim(&shim)?;
                 let frozen = |vdev: &str| saved.layers(vdev);
                 let disks = resources::restored_disks(file, &plan.folder, own, &frozen)?;

@@ -294,12 +294,18 @@ fn base_id(base: &File, base_bytes: u64) -> io::Result<BaseId> {
 
 /// The RAM of a domain: a memfd of this size that can neither grow nor shrink.
 pub fn ram(memory_mib: u64) -> Result<File, ResourceError> {
+    available(memory_mib)?;
+    sealed_memory("ram", memory_mib << 20)
+        .map_err(|errno| ResourceError::Make { what: "the RAM", source: errno.into() })
+}
+
+/// Is there so much memory for a domain? One that goes on from a file may come to write all of it.
+pub fn available(memory_mib: u64) -> Result<(), ResourceError> {
     let available = available_bytes().unwrap_or(u64::MAX);
     if (memory_mib << 20) + HOST_RESERVE_BYTES > available {
         return Err(ResourceError::NoMemory { wanted_mib: memory_mib, available_mib: available >> 20 });
     }
-    sealed_memory("ram", memory_mib << 20)
-        .map_err(|errno| ResourceError::Make { what: "the RAM", source: errno.into() })
+    Ok(())
 }
 
 /// The shim's memory of a domain with so much RAM; little of it is ever touched.
