@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub const DOMAIN_UID_BASE: u32 = 200_000;
 /// First uid of the processes that look at domains.
 pub const OBSERVER_UID_BASE: u32 = 400_000;
+const STDERR_FD: i32 = 2;
 /// Descriptors that a domain process may have open: what it was handed, KVM's own, and some room.
 const DESCRIPTORS_MAX: u64 = 256;
 
@@ -40,6 +41,17 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Closes what whoever started this process left open in it: it would be handed on to every child. To be called before anything is opened.
+pub fn close_inherited() -> io::Result<()> {
+    let open = std::fs::read_dir("/proc/self/fd")?.flatten();
+    let open: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > STDERR_FD) {
+        // The folder's own descriptor is among them, and closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+    Ok(())
 }
 
 /// Enters the jail; to be called with one thread only.

@@ -34,6 +34,10 @@ pub struct DomainConfig {
     pub ramdisk_fd: Option<RawFd>,
     /// Of a saved domain, its state (JSON); RAM and the shim's memory hold what they held then, and kernel and initramfs are not looked at.
     pub state_fd: Option<RawFd>,
+    /// Of a clone: RAM that random bytes are written over before its first instruction, by guest-physical address and length.
+    pub renewed: Vec<(u64, u64)>,
+    /// The vcpus do not run until they are told to.
+    pub parked: bool,
     /// RAM: a memfd of `memory_mib` MiB; with `state_fd`, the file that holds what it held, which is not written.
     pub ram_fd: RawFd,
     /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.

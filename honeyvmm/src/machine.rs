@@ -182,7 +182,7 @@ pub struct Machine {
     backend: Backend,
     vcpus: Vec<JoinHandle<()>>,
     ends: Receiver<End>,
-    release: Vec<Sender<()>>,
+    start: Arc<Start>,
     server: JoinHandle<()>,
     server_stop: OwnedFd,
 }
@@ -227,7 +227,7 @@ impl Machine {
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
         let (end, ends) = channel();
-        let (mut release, mut threads) = (Vec::new(), Vec::new());
+        let (mut waiting, mut threads) = (Vec::new(), Vec::new());
         for (index, (vcpu, started)) in of_kvm.into_iter().enumerate() {
             let bell = parts.trace_bell.as_ref().map(OwnedFd::try_clone).transpose()?;
             let run_loop = RunLoop {
@@ -242,7 +242,7 @@ impl Machine {
                 started,
             };
             let (go, thread) = spawn_vcpu(run_loop, vm.clone(), Ended(end.clone()))?;
-            release.push(go);
+            waiting.push(go);
             threads.push(thread);
         }
         Ok(Machine {
@@ -257,7 +257,7 @@ impl Machine {
             backend,
             vcpus: threads,
             ends,
-            release,
+            start: Arc::new(Start(Mutex::new(waiting))),
             server,
             server_stop,
         })
@@ -272,10 +272,13 @@ impl Machine {
 
     /// Lets the vcpus run for the first time.
     pub fn release(&self) {
-        // The threads wait for it, unless they were released already and have come to their end.
-        self.release.iter().for_each(|vcpu| {
-            let _ = vcpu.send(());
-        });
+        self.start.give();
+    }
+
+    /// Holds everything but the vcpus, which are not released yet; [`Handle::unpause`] lets all of it go.
+    pub fn park(&self) {
+        self.gate.close();
+        self.devices.iter().for_each(|(_, device)| device.pause());
     }
 
     /// Waits until the domain ends.
@@ -283,6 +286,7 @@ impl Machine {
         // The first one that ends ends the others: what one of them says of its own end counts.
         let end = self.ends.recv().unwrap_or(End::Stopped);
         self.requests.stop(&self.kicks);
+        self.start.give();
         for vcpu in self.vcpus {
             // Its end was told also if it panicked.
             let _ = vcpu.join();
@@ -309,7 +313,21 @@ impl Machine {
             store: self.store.clone(),
             pages: self.pages,
             gate: self.gate.clone(),
+            start: self.start.clone(),
             backend: self.backend,
+        }
+    }
+}
+
+/// What the vcpus' threads wait for before their first instruction.
+struct Start(Mutex<Vec<Sender<()>>>);
+
+impl Start {
+    /// Gives it, once.
+    fn give(&self) {
+        for vcpu in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It waits, unless the domain could not be built.
+            let _ = vcpu.send(());
         }
     }
 }
@@ -325,6 +343,7 @@ pub struct Handle {
     store: Xenstore,
     pages: Pages,
     gate: Arc<Gate>,
+    start: Arc<Start>,
     backend: Backend,
 }
 
@@ -371,11 +390,13 @@ impl Handle {
         self.gate.open();
         self.devices.iter().for_each(|(_, device)| device.unpause());
         self.requests.unpause();
+        self.start.give();
     }
 
     /// Ends the domain at once.
     pub fn destroy(&self) {
         self.requests.stop(&self.kicks);
+        self.start.give();
     }
 
     /// Asks the guest for `poweroff` or `reboot`, as xl does.

@@ -21,7 +21,7 @@ use crate::device::Reports;
 use crate::disk::{Below, Disk, DiskError, Layer, Mode, file_bytes};
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts, VcpuCounts};
-use crate::memory::{Gpa, MemoryError, Region};
+use crate::memory::{Access, Gpa, MemoryError, Region};
 use crate::netback::{NetDevice, Netback};
 use crate::report::DomainReports;
 use crate::run_loop::End;
@@ -30,6 +30,8 @@ use crate::xenbus::{Device, DeviceKind, Nodes};
 
 /// The largest kernel or initramfs that is read.
 const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The longest piece of RAM that is renewed.
+const RENEWED_BYTES_MAX: u64 = 4096;
 /// The last events are waited for so long.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -59,6 +61,12 @@ pub enum RunError {
     /// The saved state is none.
     #[error("the saved state cannot be read")]
     State(#[source] serde_json::Error),
+    /// More than any kernel's random state.
+    #[error("{0} bytes of RAM are to be renewed, the limit is {RENEWED_BYTES_MAX}")]
+    Renewed(u64),
+    /// The host gives no random bytes.
+    #[error("no random bytes for a clone")]
+    Random(#[source] getrandom::Error),
     /// The RAM cannot be mapped.
     #[error("the domain's RAM cannot be mapped")]
     Ram(#[from] MemoryError),
@@ -106,6 +114,9 @@ pub fn run(config: DomainConfig) -> Result<(), RunError> {
     let emitter = emitter(&config);
     let reports: Arc<dyn Reports> = Arc::new(DomainReports::new(&config.name, config.domid, emitter.clone()));
     let machine = build(&config, &reports)?;
+    if config.parked {
+        machine.park();
+    }
     let (handle, answering) = (machine.handle(), voice.clone());
     let control = std::thread::Builder::new().name("control".into());
     let control = control.spawn(move || {
@@ -116,7 +127,9 @@ pub fn run(config: DomainConfig) -> Result<(), RunError> {
     control.map_err(handed("control socket"))?;
     confine()?;
     voice.started(machine.ram_address()).map_err(handed("control socket"))?;
-    machine.release();
+    if !config.parked {
+        machine.release();
+    }
     let end = machine.wait();
     if let End::Crash(how) = &end {
         tracing::error!("the domain crashed: {how}");
@@ -150,6 +163,9 @@ fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -
         Origin::Boot(_) => Region::from_memfd(ram, Gpa(0), ram_bytes)?,
         Origin::Saved(_) => Region::from_snapshot(ram, Gpa(0), ram_bytes)?,
     };
+    for (gpa, bytes) in &config.renewed {
+        renew(&ram, Gpa(*gpa), *bytes)?;
+    }
     let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.maxvcpus };
     let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
     let mut devices = Vec::new();
@@ -175,6 +191,16 @@ fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -
         console: console.into(),
         devices,
     })?)
+}
+
+/// Random bytes over what a clone has from its parent.
+fn renew(ram: &Region, gpa: Gpa, bytes: u64) -> Result<(), RunError> {
+    if bytes > RENEWED_BYTES_MAX {
+        return Err(RunError::Renewed(bytes));
+    }
+    let mut fresh = vec![0; bytes as usize];
+    getrandom::fill(&mut fresh).map_err(RunError::Random)?;
+    Ok(ram.write(gpa, &fresh)?)
 }
 
 /// Without a sink a domain runs all the same.

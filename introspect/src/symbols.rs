@@ -9,6 +9,7 @@ mod gaps;
 pub mod isf;
 pub mod kallsyms;
 mod names;
+pub mod random_state;
 pub mod segments;
 
 use honeyvmm::kernel_image::KernelImage;

@@ -189,6 +189,21 @@ pub enum Command {
         #[arg(long)]
         verify: bool,
     },
+    /// Let a saved domain go on several times side by side, each with a random state and an identity of its own.
+    #[command(after_help = "Example: honeynet clone /srv/saved/ssh-server --count 10 --parked")]
+    Clone {
+        /// What `save` made.
+        snapshot: PathBuf,
+        /// How many.
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        count: u32,
+        /// Their name; several get a number behind it.
+        #[arg(long)]
+        name: Option<String>,
+        /// Leave them standing, and unobserved, until they are unpaused.
+        #[arg(long)]
+        parked: bool,
+    },
     /// File integrity: what changed on a decoy's disk.
     #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]
     Fim(Fim),

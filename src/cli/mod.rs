@@ -23,7 +23,7 @@ use connection::Connection;
 use introspect::observer::Request as Question;
 
 use crate::state::State;
-use crate::supervisor::protocol::Request;
+use crate::supervisor::protocol::{CloneRequest, Request};
 
 /// Does what the command line asks.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -69,6 +69,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             let folder = std::path::absolute(folder)?;
             let mut connection = Connection::open_or_start(&state, &file)?;
             out.tree(&connection.request(&Request::Restore { folder, paused, verify })?)
+        }
+        Command::Clone { snapshot, count, name, parked } => {
+            let snapshot = std::path::absolute(snapshot)?;
+            let mut connection = Connection::open_or_start(&state, &file)?;
+            let request = CloneRequest { snapshot, count, name, parked };
+            out.list(&connection.request(&Request::Clone(request))?)
         }
         Command::Snapshot { name, reason } => out.tree(&ask(Request::Snapshot { name, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),

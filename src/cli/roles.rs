@@ -15,6 +15,7 @@ use crate::supervisor::{self, DashboardProcess, DomainProcess, LogsinkProcess, O
 
 /// The supervisor, in the foreground.
 pub fn supervisor(state: State, file: &Path) -> Result<(), Failure> {
+    jail::close_inherited()?;
     log_to_stderr();
     // Its own session: a terminal's Ctrl-C is for the command that started it. Refused where it leads a group already.
     let _ = rustix::process::setsid();
@@ -54,9 +55,12 @@ pub fn dashboard(child: &Child) -> Result<(), Failure> {
 /// One domain's process.
 pub fn honeyvmm(child: &Child) -> Result<(), Failure> {
     log_to_stderr();
-    let DomainProcess { jail, domain } = configuration(child)?;
+    let DomainProcess { jail, domain_fd } = configuration(child)?;
     jail::enter(&jail)?;
-    Ok(honeyvmm::run(domain)?)
+    match supervisor::wait_for_domain(domain_fd)? {
+        Some(domain) => Ok(honeyvmm::run(domain)?),
+        None => Ok(()),
+    }
 }
 
 /// Who looks at one domain.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::evidence;
 use super::house::{House, HouseError};
 use super::protocol::{Asker, REQUEST_BYTES_MAX, Reply, Request};
-use super::{launch, saved};
+use super::{clone, launch, saved};
 
 /// What of a VMM's log is sent; it is the end that one wants to see.
 const LOG_TAIL_BYTES_MAX: usize = 64 * 1024;
@@ -59,7 +59,7 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         Request::List { name: Some(name) } => json!([house.domain(&name)?.row()]),
         Request::Create(create) => house.create(create)?,
         Request::Pause { name } => house.pause(&*house.domain(&name)?)?,
-        Request::Unpause { name } => house.unpause(&*house.domain(&name)?)?,
+        Request::Unpause { name } => house.go_on(&house.domain(&name)?)?,
         Request::Shutdown { name } => house.ask(&*house.domain(&name)?, "shutdown")?,
         Request::Reboot { name } => house.ask(&*house.domain(&name)?, "reboot")?,
         Request::XenstoreLs { name } => house.ask(&*house.domain(&name)?, "xenstore-ls")?,
@@ -97,6 +97,7 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         Request::Snapshot { name, reason } => evidence::snapshot(house, &*house.domain(&name)?, reason)?,
         Request::Save { name, folder } => saved::save(house, &house.domain(&name)?, &folder)?,
         Request::Restore { folder, paused, verify } => saved::restore(house, &folder, paused, verify)?,
+        Request::Clone(request) => clone::clone(house, &request)?,
         Request::FimBaseline { name } => evidence::baseline(house, &*house.domain(&name)?)?,
         Request::FimCheck { name } => evidence::check(house, &*house.domain(&name)?)?,
         Request::Net => house.network.stats()?,

@@ -11,15 +11,17 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::announce::Announcer;
+use super::clone::CloneError;
 use super::console::ConsoleError;
 use super::control::ControlError;
 use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
-use super::launch::{self, LaunchError, Plan};
+use super::launch::{self, Beginning, LaunchError, Plan};
 use super::network::{Network, SwitchError};
+use super::nursery::{Nursery, Spare};
 use super::protocol::Create;
 use super::ram::Ram;
-use super::saved::{Saved, SavedError};
+use super::saved::SavedError;
 use super::services::Services;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -28,8 +30,12 @@ use crate::state::State;
 const RESTART_LIFE_MIN: Duration = Duration::from_secs(1);
 /// How long a domain process may take to go after it was asked to, before it is killed.
 const GOING_TIMEOUT: Duration = Duration::from_secs(2);
-/// Domains of one box.
-const DOMAINS_MAX: usize = 256;
+/// Domains of one box; most of them clones.
+const DOMAINS_MAX: usize = 640;
+/// Processes that wait for a domain: each takes 3 MiB, and 50 ms of a processor to start.
+const SPARES: usize = 2;
+/// When they start after one was taken.
+const PREPARED_AFTER: Duration = Duration::from_millis(100);
 
 /// Why something did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +97,9 @@ pub enum HouseError {
     /// A domain was not saved, or one that was saved is none.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// Nothing was cloned.
+    #[error(transparent)]
+    Clone(#[from] CloneError),
     /// The switch did not do it.
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -114,6 +123,7 @@ pub struct House {
     pub services: Arc<Services>,
     /// Where browsers find the dashboard.
     pub dashboard_url: String,
+    nursery: Nursery,
     // Locked for looks and changes of the table only, never while a domain is built or asked.
     domains: Mutex<Table>,
 }
@@ -136,7 +146,9 @@ impl House {
         services: Arc<Services>,
         dashboard_url: String,
     ) -> Arc<House> {
-        Arc::new(House { state, announcer, network, services, dashboard_url, domains: Mutex::default() })
+        let nursery = Nursery::new(SPARES, state.run());
+        let domains = Mutex::default();
+        Arc::new(House { state, announcer, network, services, dashboard_url, nursery, domains })
     }
 
     /// All domains, by number.
@@ -156,7 +168,7 @@ impl House {
     pub fn create(self: &Arc<House>, create: Create) -> Result<Value, HouseError> {
         let parsed = domain_file::parse(&create.file)?;
         let uuid = parsed.file.uuid.unwrap_or_else(new_uuid);
-        let domain = self.build(parsed.file, create.folder, uuid, None)?;
+        let domain = self.build(parsed.file, create.folder, uuid, Beginning::default())?;
         if create.paused {
             self.pause(&domain)?;
         }
@@ -171,12 +183,20 @@ impl House {
         file: DomainFile,
         folder: std::path::PathBuf,
         uuid: [u8; 16],
-        saved: Option<Arc<Saved>>,
+        beginning: Beginning,
     ) -> Result<Arc<Domain>, HouseError> {
         let name = file.name.clone();
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
-        let plan = Plan { domid, file, folder, uuid, saved };
+        // One that is booted takes so long that its process may start with it.
+        let was_saved = beginning.saved.is_some();
+        let ready = beginning.saved.as_ref().and_then(|_| self.nursery.take());
+        let process = ready.map_or_else(|| Spare::start(&self.state.run()), Ok);
+        let process = process.map_err(|source| {
+            self.table().building.retain(|building| *building != name);
+            LaunchError::Step { name: name.clone(), step: "start its process", source }
+        })?;
+        let plan = Plan { domid, process, file, folder, uuid, beginning };
         let launched =
             launch::launch(&self.state, &self.network, &self.announcer, plan, move |domain, exit| {
                 let ending = domain.process_ended(exit);
@@ -192,9 +212,27 @@ impl House {
         }
         write_addresses(&self.state, &table);
         drop(table);
+        if was_saved {
+            self.prepare();
+        }
         let started = Event::new(EventId::DomainStarted, Timestamp::now()).domain(name, Some(domid));
         self.announcer.event(started.with("memory_mib", domain.file.memory_mib));
         Ok(domain)
+    }
+
+    /// Has processes wait for saved domains.
+    pub fn prepare(self: &Arc<House>) {
+        let house = Arc::clone(self);
+        let filling = std::thread::Builder::new().name("nursery".into()).spawn(move || {
+            // A domain that has just begun wants the processor for itself.
+            std::thread::sleep(PREPARED_AFTER);
+            if let Err(error) = house.nursery.fill() {
+                tracing::warn!(%error, "no process waits for the next domain");
+            }
+        });
+        if let Err(error) = filling {
+            tracing::warn!(%error, "no process waits for the next domain");
+        }
     }
 
     fn reserve(&self, name: &str) -> Result<u32, HouseError> {
@@ -227,6 +265,15 @@ impl House {
         let answer = self.ask(domain, "unpause")?;
         domain.set_life(Life::Running);
         self.tell(EventId::DomainUnpaused, domain);
+        Ok(answer)
+    }
+
+    /// Lets the vcpus run, perhaps for the first time; somebody looks at it from now on.
+    pub fn go_on(&self, domain: &Arc<Domain>) -> Result<Value, HouseError> {
+        let answer = self.unpause(domain)?;
+        if domain.observer.pid().is_none() {
+            launch::observe(domain, launch::RESTORED_OBSERVED_AFTER);
+        }
         Ok(answer)
     }
 
@@ -269,9 +316,19 @@ impl House {
         Ok(())
     }
 
+    /// Takes a domain down whose memory or disks are not as they were saved.
+    pub fn take_down_damaged(&self, domain: &Arc<Domain>, error: &SavedError) {
+        let name = domain.name();
+        self.announcer.line(&format!("domain {name} is taken down again: {}", events::sentence(error)));
+        if let Err(error) = self.destroy(domain) {
+            tracing::warn!(%error, name, "a domain with damaged memory stays");
+        }
+    }
+
     /// Takes all domains down and builds none any more.
     pub fn close(&self) {
         self.table().closing = true;
+        self.nursery.close();
         for domain in self.domains() {
             if let Err(error) = self.destroy(&domain) {
                 tracing::error!(%error, "a domain does not go");
@@ -336,7 +393,8 @@ impl House {
             self.announcer.line(&format!("domain {} ended too soon to be restarted", domain.file.name));
             return;
         }
-        if let Err(error) = self.build(domain.file.clone(), domain.folder.clone(), domain.uuid, None) {
+        let (file, folder) = (domain.file.clone(), domain.folder.clone());
+        if let Err(error) = self.build(file, folder, domain.uuid, Beginning::default()) {
             self.announcer.line(&format!("domain {} is not restarted: {error}", domain.file.name));
         }
     }
@@ -401,7 +459,7 @@ fn write_addresses(state: &State, table: &Table) {
 }
 
 /// RFC 9562, version 4.
-fn new_uuid() -> [u8; 16] {
+pub fn new_uuid() -> [u8; 16] {
     let mut uuid = [0; 16];
     if getrandom::fill(&mut uuid).is_err() {
         // Without randomness uuids are still to differ within this box.

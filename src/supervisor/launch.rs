@@ -1,9 +1,8 @@
 //! Building one domain: resources, the child's configuration, the child itself, and the way back when a step fails.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -12,38 +11,28 @@ use std::time::Duration;
 
 use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
 use honeyvmm::shim::Backend;
-use serde::{Deserialize, Serialize};
 
 use super::announce::Announcer;
 use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
-use super::domain::{Domain, uuid_text};
+use super::domain::{Domain, Life, uuid_text};
 use super::network::{Network, SwitchError};
 use super::observer::{Observer, Sight};
-use super::process::{Descriptors, Program};
+use super::nursery::Spare;
+use super::process::Descriptors;
 use super::ram::Ram;
 use super::resources::{self, Disk, ResourceError, Vif};
 use super::saved::{Saved, SavedError};
 use crate::domain_file::DomainFile;
-use crate::jail::{DOMAIN_UID_BASE, Jail};
 use crate::state::State;
 
 /// How long a domain process may take until its first vcpu runs; a big kernel on a loaded host takes a second.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// When a domain's observer starts.
+/// When a domain's observer starts: one that is booted, and one whose services listen already.
 const OBSERVED_AFTER: Duration = Duration::from_secs(1);
-
-/// What the child of role `honeyvmm` reads.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DomainProcess {
-    /// What it gives away first.
-    pub jail: Jail,
-    /// What it runs.
-    pub domain: DomainConfig,
-}
+pub const RESTORED_OBSERVED_AFTER: Duration = Duration::from_millis(20);
 
 /// Why a domain was not built.
 #[derive(Debug, thiserror::Error)]
@@ -88,14 +77,27 @@ pub enum LaunchError {
 pub struct Plan {
     /// Its number.
     pub domid: u32,
+    /// Its process, which waits for it.
+    pub process: Spare,
     /// Its file.
     pub file: DomainFile,
     /// Where the file's relative paths start.
     pub folder: PathBuf,
     /// Its uuid.
     pub uuid: [u8; 16],
+    /// How it begins.
+    pub beginning: Beginning,
+}
+
+/// How a domain begins: with its kernel's first instruction, unless it was saved.
+#[derive(Clone, Default)]
+pub struct Beginning {
     /// It goes on where it was saved.
     pub saved: Option<Arc<Saved>>,
+    /// RAM that random bytes are written over before that, by guest-physical address and length.
+    pub renewed: Vec<(u64, u64)>,
+    /// It stands until it is unpaused, and nobody looks at it.
+    pub parked: bool,
 }
 
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
@@ -113,24 +115,26 @@ pub fn launch(
     };
     let own = OwnFolder::make(state, &name).map_err(step("make its folder"))?;
     let parts = Parts::gather(&plan, &own.path)?;
-    let plugs = Plugs { network, domid: plan.domid };
+    let domid = plan.domid;
+    let plugs = Plugs { network, domid };
     for (index, vif) in parts.vifs.iter().enumerate() {
         let address = plan.file.vifs.get(index).and_then(|spec| spec.ip);
         let address = address.or(if index == 0 { plan.file.address } else { None });
-        network.plug(&name, plan.domid, &vif.mac, address, &vif.port)?;
+        network.plug(&name, domid, &vif.mac, address, &vif.port)?;
     }
-    let vmm_log = fresh_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
+    let vmm_log = plan.process.name_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
     let sockets = Sockets::make().map_err(step("make its sockets"))?;
     let (control, reader) = Control::new(sockets.control).map_err(step("use its control socket"))?;
     let log = LimitedLog::open(&own.path.join("console.log"), LOG_BYTES_MAX)
         .map_err(step("open its console log"))?;
     let console = Console::start(sockets.console, log).map_err(step("read its console"))?;
     let child = Child { control: sockets.child_control, console: sockets.child_console };
-    let program = program(state, &plan, &parts, child, &vmm_log).map_err(step("write its configuration"))?;
+    let (config, descriptors) =
+        configuration(state, &plan, &parts, child).map_err(step("write its configuration"))?;
 
     let sight = Sight {
         name: name.clone(),
-        domid: plan.domid,
+        domid,
         memory_mib: plan.file.memory_mib,
         vcpus: plan.file.maxvcpus,
         kernel: parts.kernel.try_clone().map_err(step("use its kernel"))?,
@@ -140,9 +144,8 @@ pub fn launch(
         log: vmm_log.try_clone().map_err(step("open its log"))?,
     };
     let observer = Observer::new(state.clone(), Arc::clone(announcer), sight);
-    let Plan { domid, file, folder, uuid, saved: _ } = plan;
+    let Plan { domid: _, process, file, folder, uuid, beginning } = plan;
     let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
-    let memory_bytes = file.memory_mib << 20;
     let domain = Arc::new(Domain::new(
         domid,
         file,
@@ -156,16 +159,18 @@ pub fn launch(
         console,
         observer,
     ));
-    let pid = start(&domain, program, reader, ended).map_err(step("start its process"))?;
-    let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
-        tracing::warn!(%error, name, "no memory limit for this domain's process");
-        None
-    });
+    let started = start(&domain, process, &config, descriptors, reader, ended);
+    let (pid, group) = started.map_err(step("start its process"))?;
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
         find_ram(&domain, pid).map_err(step("read its memory"))?;
         own.keep();
-        observe_soon(&domain);
+        match beginning {
+            Beginning { parked: true, .. } => domain.set_life(Life::Paused),
+            // No service listens yet, and a kernel that boots wants the processor for itself.
+            Beginning { saved: None, .. } => observe(&domain, OBSERVED_AFTER),
+            Beginning { saved: Some(_), .. } => observe(&domain, RESTORED_OBSERVED_AFTER),
+        }
         std::mem::forget(plugs);
         return Ok(domain);
     }
@@ -184,11 +189,11 @@ fn find_ram(domain: &Domain, pid: u32) -> io::Result<()> {
     })
 }
 
-/// A kernel that boots wants the processor for itself, and no service listens yet.
-fn observe_soon(domain: &Arc<Domain>) {
+/// Has somebody look at the domain, after a while.
+pub fn observe(domain: &Arc<Domain>, after: Duration) {
     let domain = Arc::clone(domain);
     let spawned = std::thread::Builder::new().name("observe".into()).spawn(move || {
-        std::thread::sleep(OBSERVED_AFTER);
+        std::thread::sleep(after);
         if domain.pid().is_some()
             && let Err(error) = domain.observer.start()
         {
@@ -225,7 +230,7 @@ impl Parts {
         let ramdisk = file.ramdisk.as_ref();
         let kvm = resources::kvm()?;
         let (bytes, shim) = (file.memory_mib << 20, resources::shim(file.memory_mib)?);
-        let (ram, disks) = match &plan.saved {
+        let (ram, disks) = match &plan.beginning.saved {
             None => {
                 let ram = Ram::booted(resources::ram(file.memory_mib)?, bytes);
                 (ram, resources::disks(file, &plan.folder, own)?)
@@ -273,8 +278,13 @@ struct Child {
     console: UnixStream,
 }
 
-fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) -> io::Result<Program> {
-    let mut hand = Hand { descriptors: Descriptors::default() };
+fn configuration(
+    state: &State,
+    plan: &Plan,
+    parts: &Parts,
+    child: Child,
+) -> io::Result<(DomainConfig, Descriptors)> {
+    let mut hand = Hand { descriptors: plan.process.descriptors() };
     let domain = DomainConfig {
         name: plan.file.name.clone(),
         domid: plan.domid,
@@ -287,7 +297,9 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         backend: parts.backend,
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
-        state_fd: plan.saved.as_ref().map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
+        state_fd: plan.beginning.saved.as_ref().map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
+        renewed: plan.beginning.renewed.clone(),
+        parked: plan.beginning.parked,
         ram_fd: hand.descriptors.hand_copy(parts.ram.file())?,
         shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
         trace_bell_fd: Some(hand.descriptors.hand_copy(&parts.bell)?),
@@ -298,24 +310,22 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         vifs: hand.vifs(&parts.vifs)?,
         uid: None,
     };
-    let jail = Jail { uid: Some(DOMAIN_UID_BASE + plan.domid), isolated: true };
-    let mut program = Program::new("honeyvmm", &DomainProcess { jail, domain }, log.try_clone()?.into())?;
-    program.descriptors = hand.descriptors;
-    program.own_pids = true;
-    Ok(program)
+    Ok((domain, hand.descriptors))
 }
 
 fn start(
     domain: &Arc<Domain>,
-    program: Program,
+    process: Spare,
+    config: &DomainConfig,
+    descriptors: Descriptors,
     reader: ControlReader,
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
-) -> io::Result<u32> {
+) -> io::Result<(u32, Option<MemoryGroup>)> {
     let noticed = Arc::clone(domain);
     let notices = std::thread::Builder::new().name("control".into());
     let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)))?;
     let waited = Arc::clone(domain);
-    program.start(move |exit| {
+    process.adopt(config, descriptors, move |exit| {
         // Its last words are on the socket still.
         let _ = notices.join();
         ended(waited, exit);
@@ -408,10 +418,6 @@ impl Hand {
         let socket = UnixStream::connect(state.events_socket()).ok()?;
         Some(self.descriptors.hand(socket))
     }
-}
-
-fn fresh_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(true).write(true).read(true).mode(0o600).open(path)
 }
 
 fn last_line(mut log: File) -> String {

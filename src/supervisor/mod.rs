@@ -6,6 +6,7 @@
 mod announce;
 mod cgroup;
 mod client;
+mod clone;
 mod console;
 mod control;
 mod dashboard;
@@ -15,6 +16,7 @@ mod house;
 mod launch;
 mod logsink;
 mod network;
+mod nursery;
 mod observer;
 mod process;
 pub mod protocol;
@@ -26,9 +28,9 @@ mod services;
 mod sums;
 
 pub use dashboard::DashboardProcess;
-pub use launch::DomainProcess;
 pub use logsink::LogsinkProcess;
 pub use network::remove_left_over;
+pub use nursery::{DomainProcess, wait_for_domain};
 pub use observer::ObserverProcess;
 pub use resources::available_bytes;
 pub use run::{SupervisorError, run};

@@ -15,17 +15,32 @@ use serde::Serialize;
 const CONFIG_FD: RawFd = 3;
 
 /// Descriptors that a child is to have, each under the number that its configuration names.
-#[derive(Default)]
 pub struct Descriptors {
-    handed: Vec<FdMapping>,
+    first: RawFd,
+    handed: Vec<OwnedFd>,
+}
+
+impl Default for Descriptors {
+    fn default() -> Descriptors {
+        Descriptors { first: CONFIG_FD + 1, handed: Vec::new() }
+    }
 }
 
 impl Descriptors {
+    /// For a child that has these already.
+    pub fn after(others: &Descriptors) -> Descriptors {
+        Descriptors { first: others.first + others.handed.len() as RawFd, handed: Vec::new() }
+    }
+
     /// Hands this one over; answers its number in the child.
     pub fn hand(&mut self, descriptor: impl Into<OwnedFd>) -> RawFd {
-        let child_fd = CONFIG_FD + 1 + self.handed.len() as RawFd;
-        self.handed.push(FdMapping { parent_fd: descriptor.into(), child_fd });
-        child_fd
+        self.handed.push(descriptor.into());
+        self.first + self.handed.len() as RawFd - 1
+    }
+
+    /// The number of the first one, and all of them.
+    pub fn into_parts(self) -> (RawFd, Vec<OwnedFd>) {
+        (self.first, self.handed)
     }
 
     /// Hands a copy over.
@@ -93,7 +108,10 @@ impl Program {
         if self.own_pids {
             nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
         }
-        let mut mappings = self.descriptors.handed;
+        let (first, handed) = self.descriptors.into_parts();
+        let numbered = handed.into_iter().zip(first..);
+        let mut mappings: Vec<FdMapping> =
+            numbered.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
         mappings.push(FdMapping { parent_fd: memory_file(&self.config)?, child_fd: CONFIG_FD });
         // This link goes on working when the file was replaced by a newer build.
         let mut command = Command::new("/proc/self/exe");

@@ -107,6 +107,8 @@ pub enum Request {
         #[serde(default)]
         verify: bool,
     },
+    /// Saved domains go on side by side.
+    Clone(CloneRequest),
     /// Baseline of a domain's disk.
     FimBaseline {
         /// Name or domid.
@@ -157,6 +159,7 @@ impl Request {
             | Request::Unpause { .. } => Ok(()),
             Request::Save { .. } => Err("domains are saved on the command line: honeynet save NAME DIR"),
             Request::Restore { .. } => Err("domains are restored on the command line: honeynet restore DIR"),
+            Request::Clone(_) => Err("domains are cloned on the command line: honeynet clone DIR"),
             Request::Create(_) => Err("domains are created on the command line: honeynet create FILE"),
             Request::Shutdown { .. } => {
                 Err("domains are shut down on the command line: honeynet shutdown NAME")
@@ -198,6 +201,21 @@ pub struct Create {
     /// The vcpus do not start until `unpause`.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// Clones to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRequest {
+    /// The folder of the saved domain.
+    pub snapshot: PathBuf,
+    /// How many.
+    pub count: u32,
+    /// Their name, with a number behind it where they are several.
+    pub name: Option<String>,
+    /// They stand until they are unpaused.
+    #[serde(default)]
+    pub parked: bool,
 }
 
 /// One answer.

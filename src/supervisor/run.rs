@@ -85,6 +85,7 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
     let listener = listen(&house.state.socket()).map_err(step("listen"));
     let listener = listener.inspect_err(|_| close(&house))?;
     house.announcer.line("the supervisor is ready");
+    house.prepare();
     let clients = Clients { house: Arc::clone(&house), end, of_dashboard: Arc::default() };
     loop {
         let mut ready = [

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::domain::{Domain, Life};
 use super::house::{House, HouseError};
+use super::launch::Beginning;
 use super::{resources, sums};
 use crate::domain_file::DomainFile;
 
@@ -298,6 +299,23 @@ fn layer_name(vdev: &str, depth: usize) -> String {
     format!("{vdev}.layer.{depth}")
 }
 
+/// A saved domain as it was found.
+pub struct Opened {
+    /// The domain's file, and where its relative paths start.
+    pub file: DomainFile,
+    pub folder: PathBuf,
+    pub saved: Arc<Saved>,
+}
+
+/// Looks at a saved domain: all of it is there, and what is small or goes into ring 0 is as it was written.
+pub fn open(folder: &Path) -> Result<Opened, SavedError> {
+    let manifest = read(folder)?;
+    let path = folder.join(STATE);
+    let state = File::open(&path).map_err(|source| SavedError::File { path, done: "read", source })?;
+    let saved = Arc::new(Saved { state, folder: folder.to_owned(), depth: manifest.depth });
+    Ok(Opened { file: manifest.domain, folder: manifest.folder, saved })
+}
+
 /// Has a saved domain go on. Its RAM and disks are read when the guest comes there; that all of them are as they were written is looked at
 /// meanwhile, and before if that is wanted.
 pub fn restore(
@@ -306,35 +324,34 @@ pub fn restore(
     paused: bool,
     verify_first: bool,
 ) -> Result<Value, HouseError> {
-    let manifest = read(folder)?;
-    let path = folder.join(STATE);
-    let state = File::open(&path).map_err(|source| SavedError::File { path, done: "read", source })?;
-    let saved = Arc::new(Saved { state, folder: folder.to_owned(), depth: manifest.depth });
+    let opened = open(folder)?;
     if verify_first {
-        saved.check()?;
+        opened.saved.check()?;
     }
-    let uuid = manifest.domain.uuid.unwrap_or_default();
-    let domain = house.build(manifest.domain, manifest.folder, uuid, Some(Arc::clone(&saved)))?;
-    if paused {
-        house.pause(&domain)?;
-    }
+    let uuid = opened.file.uuid.unwrap_or_default();
+    let saved = opened.saved;
+    let beginning = Beginning { saved: Some(Arc::clone(&saved)), renewed: Vec::new(), parked: paused };
+    let domain = house.build(opened.file, opened.folder, uuid, beginning)?;
     if !verify_first {
-        let (house, domain) = (Arc::clone(house), Arc::clone(&domain));
-        let checking = std::thread::Builder::new().name("verify".into());
-        let checking = checking.spawn(move || refuse_damaged(&house, &domain, &saved));
-        checking.map_err(|source| SavedError::File { path: folder.to_owned(), done: "verified", source })?;
+        let doubtful = Arc::clone(&domain);
+        let house = Arc::clone(house);
+        check_beside(saved, move |error| house.take_down_damaged(&doubtful, error))?;
     }
     Ok(domain.row())
 }
 
-/// A guest that reads what was never its own does not run on.
-fn refuse_damaged(house: &Arc<House>, domain: &Arc<Domain>, saved: &Saved) {
-    let Err(error) = saved.check() else { return };
-    let name = domain.name();
-    house.announcer.line(&format!("domain {name} is taken down again: {}", events::sentence(&error)));
-    if let Err(error) = house.destroy(domain) {
-        tracing::warn!(%error, name, "a domain with damaged memory stays");
-    }
+/// Compares a saved domain with its sums while it runs already. A guest that reads what was never its own does not run on: that is `damaged`'s.
+pub fn check_beside(
+    saved: Arc<Saved>,
+    damaged: impl FnOnce(&SavedError) + Send + 'static,
+) -> Result<(), SavedError> {
+    let folder = saved.folder.clone();
+    let checking = std::thread::Builder::new().name("verify".into()).spawn(move || {
+        if let Err(error) = saved.check() {
+            damaged(&error);
+        }
+    });
+    checking.map(drop).map_err(|source| SavedError::File { path: folder, done: "verified", source })
 }
 
 /// The manifest, after every file was compared with it.

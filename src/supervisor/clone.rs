@@ -1,0 +1,109 @@
+//! Clones: domains that go on from one saved domain side by side, each with random state, name and uuid of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use honeyvmm::kernel_image::{KernelImage, KernelImageError};
+use introspect::symbols::random_state::RandomStateError;
+use introspect::symbols::{Symbols, SymbolsError};
+use serde_json::{Value, json};
+
+use super::domain::Domain;
+use super::house::{House, HouseError, new_uuid};
+use super::launch::Beginning;
+use super::protocol::CloneRequest;
+use super::saved::{self, Opened, Saved};
+use crate::domain_file::DomainFile;
+
+/// Where Linux maps its own image (Documentation/arch/x86/x86_64/mm.rst); as a paravirtual guest it does not move it.
+const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Clones of one request.
+pub const COUNT_MAX: u32 = 512;
+
+/// Why nothing is cloned.
+#[derive(Debug, thiserror::Error)]
+pub enum CloneError {
+    /// Too many, or none.
+    #[error("{0} clones are asked for, 1 to {COUNT_MAX} can be made at once")]
+    Count(u32),
+    /// The kernel of the saved domain.
+    #[error("kernel {path} of the saved domain cannot be read")]
+    Kernel {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is none.
+    #[error("the kernel of the saved domain cannot be understood")]
+    Image(#[from] KernelImageError),
+    /// It has no symbols.
+    #[error("two clones would give the same random bytes")]
+    Symbols(#[from] SymbolsError),
+    /// Its random state is not known.
+    #[error("two clones would give the same random bytes")]
+    RandomState(#[from] RandomStateError),
+}
+
+/// A saved domain that clones go on from.
+pub struct Golden {
+    file: DomainFile,
+    folder: PathBuf,
+    saved: Arc<Saved>,
+    renewed: Vec<(u64, u64)>,
+}
+
+impl Golden {
+    /// Looks at it once for all clones.
+    pub fn open(folder: &Path) -> Result<Golden, HouseError> {
+        let Opened { file, folder, saved } = saved::open(folder)?;
+        let kernel = file.kernel.as_ref().map(|kernel| folder.join(kernel)).unwrap_or_default();
+        let renewed = random_state(&kernel)?;
+        Ok(Golden { file, folder, saved, renewed })
+    }
+
+    /// What they go on from.
+    pub fn saved(&self) -> &Arc<Saved> {
+        &self.saved
+    }
+
+    /// One more clone.
+    pub fn begin(&self, house: &Arc<House>, name: &str, parked: bool) -> Result<Arc<Domain>, HouseError> {
+        let uuid = new_uuid();
+        let file = DomainFile { name: name.to_owned(), uuid: Some(uuid), ..self.file.clone() };
+        let (saved, renewed) = (Some(Arc::clone(&self.saved)), self.renewed.clone());
+        house.build(file, self.folder.clone(), uuid, Beginning { saved, renewed, parked })
+    }
+}
+
+/// Makes clones side by side; those that were made stay if a later one cannot be.
+pub fn clone(house: &Arc<House>, request: &CloneRequest) -> Result<Value, HouseError> {
+    if !(1..=COUNT_MAX).contains(&request.count) {
+        return Err(CloneError::Count(request.count).into());
+    }
+    let golden = Golden::open(&request.snapshot)?;
+    let stem = request.name.clone().unwrap_or_else(|| format!("{}-clone", golden.file.name));
+    let mut made = Vec::new();
+    for number in 1..=request.count {
+        let name = if request.count == 1 { stem.clone() } else { format!("{stem}-{number}") };
+        made.push(golden.begin(house, &name, request.parked)?);
+    }
+    let rows: Vec<Value> = made.iter().map(|domain| domain.row()).collect();
+    let owner = Arc::clone(house);
+    saved::check_beside(Arc::clone(golden.saved()), move |error| {
+        made.iter().for_each(|domain| owner.take_down_damaged(domain, error));
+    })?;
+    Ok(json!(rows))
+}
+
+/// Where the kernel keeps its random state in RAM: its image is mapped from guest-physical address 0 on.
+fn random_state(path: &Path) -> Result<Vec<(u64, u64)>, CloneError> {
+    let unreadable = |source| CloneError::Kernel { path: path.to_owned(), source };
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let ranges = Symbols::of_kernel(&KernelImage::parse(&bytes)?)?.random_state()?;
+    let physical = |range: std::ops::Range<honeyvmm::memory::Gva>| {
+        (range.start.0.wrapping_sub(KERNEL_MAP), range.end.0 - range.start.0)
+    };
+    Ok(ranges.into_iter().map(physical).collect())
+}
