@@ -66,7 +66,12 @@ pub fn enter(jail: &Jail) -> Result<(), JailError> {
     }
     step("limit core dumps", limit(Resource::Core, 0))?;
     step("limit descriptors", limit(Resource::Nofile, DESCRIPTORS_MAX))?;
-    if let Some(uid) = jail.uid {
+    settle(jail.uid)
+}
+
+/// The last step of it, which one that still waits to hear who it is does later: becomes this user, for good.
+pub fn settle(uid: Option<u32>) -> Result<(), JailError> {
+    if let Some(uid) = uid {
         step("change user", become_user(uid))?;
     }
     step("set no_new_privs", rustix::thread::set_no_new_privs(true).map_err(io::Error::from))?;

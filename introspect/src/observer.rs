@@ -34,6 +34,7 @@ use crate::trace::record::{Phase, Record};
 use crate::trace::ring::Ring;
 use crate::trace::rings::Rings;
 use crate::trace::selection::{self, Selection, SelectionError};
+use crate::view::View;
 use clients::Clients;
 use guard::Guard;
 use requests::Requests;
@@ -68,12 +69,12 @@ pub struct ObserverConfig {
     pub vcpus: u32,
     /// What was recorded before it came is not read: observers have ended of it.
     pub skip_unread: bool,
-    /// The kernel that it was booted from.
-    pub kernel_fd: RawFd,
     /// RAM: the memfd, opened for reading only; with `ram_at`, the memory of the domain's process (`/proc/PID/mem`).
     pub ram_fd: RawFd,
     /// Where RAM is mapped in that process.
     pub ram_at: Option<u64>,
+    /// Of a guest that goes on from a snapshot, the RAM that it went on with: what its kernel was before anybody came.
+    pub saved_fd: Option<RawFd>,
     /// The shim's memory: a memfd.
     pub shim_fd: RawFd,
     /// Rung by the VMM when the rings should be looked at.
@@ -119,12 +120,33 @@ pub enum ObserverError {
     Memory(#[from] MemoryError),
 }
 
+/// What is known of a kernel before there is a domain that runs it.
+pub struct Kernel {
+    symbols: Arc<Symbols>,
+    // None: it does not tell where its text is.
+    integrity: Option<Integrity>,
+}
+
+/// Reads a kernel, as far as nobody needs a domain for.
+///
+/// # Errors
+/// Its symbols cannot be read.
+pub fn prepare(kernel_fd: RawFd) -> Result<Kernel, ObserverError> {
+    let kernel = map("kernel", owned(kernel_fd))?;
+    let image = KernelImage::parse(&kernel)?;
+    let symbols = Arc::new(Symbols::of_kernel(&image)?);
+    let integrity = Integrity::new(Arc::clone(&symbols), &image);
+    let integrity =
+        integrity.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
+    Ok(Kernel { symbols, integrity })
+}
+
 /// Looks until the one who asks is gone.
 ///
 /// # Errors
 /// What keeps it from looking.
-pub fn run(config: ObserverConfig) -> Result<(), ObserverError> {
-    let mut observer = Observer::new(&config)?;
+pub fn run(config: ObserverConfig, kernel: Kernel) -> Result<(), ObserverError> {
+    let mut observer = Observer::new(&config, kernel)?;
     observer.take_up();
     observer.look();
     loop {
@@ -162,13 +184,8 @@ struct Observer {
 }
 
 impl Observer {
-    fn new(config: &ObserverConfig) -> Result<Observer, ObserverError> {
-        let kernel = map("kernel", owned(config.kernel_fd))?;
-        let image = KernelImage::parse(&kernel)?;
-        let symbols = Arc::new(Symbols::of_kernel(&image)?);
-        let integrity = Integrity::new(Arc::clone(&symbols), &image);
-        drop(image);
-        drop(kernel);
+    fn new(config: &ObserverConfig, kernel: Kernel) -> Result<Observer, ObserverError> {
+        let Kernel { symbols, integrity } = kernel;
         let ram = match config.ram_at {
             Some(at) => ReadOnlyRam::from_process(owned(config.ram_fd), at, config.memory_mib << 20),
             None => ReadOnlyRam::from_memfd(owned(config.ram_fd))?,
@@ -187,8 +204,9 @@ impl Observer {
             let emitter = Emitter::from_fd(owned(fd), "observer");
             emitter.inspect_err(|error| tracing::warn!(%error, "no events from here")).ok()
         });
-        let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config));
-        let guard = guard.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
+        let saved = config.saved_fd.map(|fd| ReadOnlyRam::from_memfd(owned(fd))).transpose()?;
+        let saved = saved.map(|ram| View::new(ram, &symbols)).transpose()?;
+        let guard = integrity.map(|integrity| Guard::new(integrity, &shim, config, saved));
         Ok(Observer {
             name: config.name.clone(),
             ram_bytes: layout.ram_bytes,

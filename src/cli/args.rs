@@ -200,7 +200,7 @@ pub enum Command {
         /// Their name; several get a number behind it.
         #[arg(long)]
         name: Option<String>,
-        /// Leave them standing, and unobserved, until they are unpaused.
+        /// Leave them standing until they are unpaused.
         #[arg(long)]
         parked: bool,
     },

@@ -55,9 +55,9 @@ pub fn dashboard(child: &Child) -> Result<(), Failure> {
 /// One domain's process.
 pub fn honeyvmm(child: &Child) -> Result<(), Failure> {
     log_to_stderr();
-    let DomainProcess { jail, domain_fd } = configuration(child)?;
+    let DomainProcess { jail, work_fd } = configuration(child)?;
     jail::enter(&jail)?;
-    match supervisor::wait_for_domain(domain_fd)? {
+    match supervisor::wait_for_work(work_fd)? {
         Some(domain) => Ok(honeyvmm::run(domain)?),
         None => Ok(()),
     }
@@ -66,9 +66,13 @@ pub fn honeyvmm(child: &Child) -> Result<(), Failure> {
 /// Who looks at one domain.
 pub fn observer(child: &Child) -> Result<(), Failure> {
     log_to_stderr();
-    let ObserverProcess { jail, config } = configuration(child)?;
+    let ObserverProcess { jail, kernel_fd, work_fd } = configuration(child)?;
     jail::enter(&jail)?;
-    Ok(introspect::observer::run(config)?)
+    let kernel = introspect::observer::prepare(kernel_fd)?;
+    match supervisor::wait_for_work(work_fd)? {
+        Some(config) => Ok(introspect::observer::run(config, kernel)?),
+        None => Ok(()),
+    }
 }
 
 fn configuration<T: DeserializeOwned>(child: &Child) -> Result<T, Failure> {

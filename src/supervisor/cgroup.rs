@@ -1,6 +1,4 @@
 //! A memory limit for one domain process: control groups, version 2 where mounted, else version 1.
-//!
-//! Moving a process into a group takes the kernel tens of milliseconds, setting its limit none; so they are two steps.
 
 use std::fs;
 use std::io;
@@ -12,23 +10,19 @@ const OWN_MEMORY_BYTES: u64 = 64 << 20;
 /// A control group; gone when dropped.
 pub struct MemoryGroup {
     folder: PathBuf,
-    limit_file: &'static str,
 }
 
 impl MemoryGroup {
-    /// Makes a group and puts the process into it. `Ok(None)`: this host offers none.
-    pub fn enclose(name: &str, pid: u32) -> io::Result<Option<MemoryGroup>> {
+    /// Makes a group for a domain of this RAM and puts the process into it. `Ok(None)`: this host offers none.
+    pub fn enclose(name: &str, memory_bytes: u64, pid: u32) -> io::Result<Option<MemoryGroup>> {
         let Some((hierarchy, limit_file)) = hierarchy() else { return Ok(None) };
         let folder = hierarchy.join("honeynet").join(name);
         fs::create_dir_all(&folder)?;
-        let group = MemoryGroup { folder, limit_file };
+        let group = MemoryGroup { folder };
+        let limit = (memory_bytes + OWN_MEMORY_BYTES).to_string();
+        fs::write(group.folder.join(limit_file), limit)?;
         fs::write(group.folder.join("cgroup.procs"), pid.to_string())?;
         Ok(Some(group))
-    }
-
-    /// Limits it to a domain of this RAM.
-    pub fn limit(&self, memory_bytes: u64) -> io::Result<()> {
-        fs::write(self.folder.join(self.limit_file), (memory_bytes + OWN_MEMORY_BYTES).to_string())
     }
 }
 

@@ -59,7 +59,7 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         Request::List { name: Some(name) } => json!([house.domain(&name)?.row()]),
         Request::Create(create) => house.create(create)?,
         Request::Pause { name } => house.pause(&*house.domain(&name)?)?,
-        Request::Unpause { name } => house.go_on(&house.domain(&name)?)?,
+        Request::Unpause { name } => house.unpause(&*house.domain(&name)?)?,
         Request::Shutdown { name } => house.ask(&*house.domain(&name)?, "shutdown")?,
         Request::Reboot { name } => house.ask(&*house.domain(&name)?, "reboot")?,
         Request::XenstoreLs { name } => house.ask(&*house.domain(&name)?, "xenstore-ls")?,

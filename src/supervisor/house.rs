@@ -18,11 +18,11 @@ use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
 use super::launch::{self, Beginning, LaunchError, Plan};
 use super::network::{Network, SwitchError};
-use super::nursery::{Nursery, Spare};
 use super::protocol::Create;
 use super::ram::Ram;
 use super::saved::SavedError;
 use super::services::Services;
+use super::spares::Spares;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
 
@@ -32,9 +32,7 @@ const RESTART_LIFE_MIN: Duration = Duration::from_secs(1);
 const GOING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Domains of one box; most of them clones.
 const DOMAINS_MAX: usize = 640;
-/// Processes that wait for a domain: each takes 3 MiB, and 50 ms of a processor to start.
-const SPARES: usize = 2;
-/// When they start after one was taken.
+/// When processes that wait for a domain are started after one was taken.
 const PREPARED_AFTER: Duration = Duration::from_millis(100);
 
 /// Why something did not happen.
@@ -123,7 +121,7 @@ pub struct House {
     pub services: Arc<Services>,
     /// Where browsers find the dashboard.
     pub dashboard_url: String,
-    nursery: Nursery,
+    spares: Spares,
     // Locked for looks and changes of the table only, never while a domain is built or asked.
     domains: Mutex<Table>,
 }
@@ -146,9 +144,8 @@ impl House {
         services: Arc<Services>,
         dashboard_url: String,
     ) -> Arc<House> {
-        let nursery = Nursery::new(SPARES, state.run());
-        let domains = Mutex::default();
-        Arc::new(House { state, announcer, network, services, dashboard_url, nursery, domains })
+        let (spares, domains) = (Spares::new(state.run()), Mutex::default());
+        Arc::new(House { state, announcer, network, services, dashboard_url, spares, domains })
     }
 
     /// All domains, by number.
@@ -189,16 +186,18 @@ impl House {
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
         // One that is booted takes so long that its process may start with it.
-        let was_saved = beginning.saved.is_some();
-        let ready = beginning.saved.as_ref().and_then(|_| self.nursery.take());
-        let process = ready.map_or_else(|| Spare::start(&self.state.run()), Ok);
+        let process = match beginning.saved {
+            Some(_) => self.spares.domain(),
+            None => self.spares.fresh_domain(),
+        };
         let process = process.map_err(|source| {
             self.table().building.retain(|building| *building != name);
             LaunchError::Step { name: name.clone(), step: "start its process", source }
         })?;
+        let was_saved = beginning.saved.is_some();
         let plan = Plan { domid, process, file, folder, uuid, beginning };
         let launched =
-            launch::launch(&self.state, &self.network, &self.announcer, plan, move |domain, exit| {
+            launch::launch(&self.state, &self.network, &self.announcer, &self.spares, plan, move |domain, exit| {
                 let ending = domain.process_ended(exit);
                 house.network.unplug(domain.domid);
                 house.ended(&domain, ending);
@@ -223,10 +222,10 @@ impl House {
     /// Has processes wait for saved domains.
     pub fn prepare(self: &Arc<House>) {
         let house = Arc::clone(self);
-        let filling = std::thread::Builder::new().name("nursery".into()).spawn(move || {
+        let filling = std::thread::Builder::new().name("spares".into()).spawn(move || {
             // A domain that has just begun wants the processor for itself.
             std::thread::sleep(PREPARED_AFTER);
-            if let Err(error) = house.nursery.fill() {
+            if let Err(error) = house.spares.fill() {
                 tracing::warn!(%error, "no process waits for the next domain");
             }
         });
@@ -265,15 +264,6 @@ impl House {
         let answer = self.ask(domain, "unpause")?;
         domain.set_life(Life::Running);
         self.tell(EventId::DomainUnpaused, domain);
-        Ok(answer)
-    }
-
-    /// Lets the vcpus run, perhaps for the first time; somebody looks at it from now on.
-    pub fn go_on(&self, domain: &Arc<Domain>) -> Result<Value, HouseError> {
-        let answer = self.unpause(domain)?;
-        if domain.observer.pid().is_none() {
-            launch::observe(domain, launch::RESTORED_OBSERVED_AFTER);
-        }
         Ok(answer)
     }
 
@@ -328,7 +318,7 @@ impl House {
     /// Takes all domains down and builds none any more.
     pub fn close(&self) {
         self.table().closing = true;
-        self.nursery.close();
+        self.spares.close();
         for domain in self.domains() {
             if let Err(error) = self.destroy(&domain) {
                 tracing::error!(%error, "a domain does not go");

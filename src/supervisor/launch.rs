@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
 use honeyvmm::shim::Backend;
+use serde::{Deserialize, Serialize};
 
 use super::announce::Announcer;
 use super::cgroup::MemoryGroup;
@@ -18,21 +19,38 @@ use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::domain::{Domain, Life, uuid_text};
 use super::network::{Network, SwitchError};
-use super::observer::{Observer, Sight};
 use super::nursery::Spare;
+use super::observer::{Observer, Sight};
 use super::process::Descriptors;
 use super::ram::Ram;
 use super::resources::{self, Disk, ResourceError, Vif};
 use super::saved::{Saved, SavedError};
+use super::spares::Spares;
 use crate::domain_file::DomainFile;
+use crate::jail::{DOMAIN_UID_BASE, Jail};
 use crate::state::State;
 
 /// How long a domain process may take until its first vcpu runs; a big kernel on a loaded host takes a second.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// When a domain's observer starts: one that is booted, and one whose services listen already.
+/// When a domain's observer starts.
 const OBSERVED_AFTER: Duration = Duration::from_secs(1);
-pub const RESTORED_OBSERVED_AFTER: Duration = Duration::from_millis(20);
+
+/// What the child of role `honeyvmm` reads at first.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainProcess {
+    /// What it gives away.
+    pub jail: Jail,
+    /// The socket on which its domain comes then: a `DomainConfig`.
+    pub work_fd: RawFd,
+}
+
+/// A process without a domain.
+pub fn spare(folder: &Path) -> io::Result<Spare> {
+    let jail = Jail { uid: None, isolated: true };
+    Spare::start("honeyvmm", folder, |work_fd, _| Ok(DomainProcess { jail, work_fd }))
+}
 
 /// Why a domain was not built.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +114,7 @@ pub struct Beginning {
     pub saved: Option<Arc<Saved>>,
     /// RAM that random bytes are written over before that, by guest-physical address and length.
     pub renewed: Vec<(u64, u64)>,
-    /// It stands until it is unpaused, and nobody looks at it.
+    /// It stands until it is unpaused.
     pub parked: bool,
 }
 
@@ -105,6 +123,7 @@ pub fn launch(
     state: &State,
     network: &Network,
     announcer: &Arc<Announcer>,
+    spares: &Spares,
     plan: Plan,
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
 ) -> Result<Arc<Domain>, LaunchError> {
@@ -137,15 +156,20 @@ pub fn launch(
         domid,
         memory_mib: plan.file.memory_mib,
         vcpus: plan.file.maxvcpus,
-        kernel: parts.kernel.try_clone().map_err(step("use its kernel"))?,
+        spares: match plan.beginning.saved {
+            Some(_) => spares.observers(&parts.kernel),
+            None => spares.fresh_observers(&parts.kernel),
+        }
+        .map_err(step("use its kernel"))?,
+        folder: own.path.clone(),
         ram: Arc::clone(&parts.ram),
         shim: parts.shim,
         bell: parts.bell,
-        log: vmm_log.try_clone().map_err(step("open its log"))?,
     };
     let observer = Observer::new(state.clone(), Arc::clone(announcer), sight);
     let Plan { domid: _, process, file, folder, uuid, beginning } = plan;
     let macs = parts.vifs.iter().map(|vif| vif.mac.clone()).collect();
+    let memory_bytes = file.memory_mib << 20;
     let domain = Arc::new(Domain::new(
         domid,
         file,
@@ -159,18 +183,23 @@ pub fn launch(
         console,
         observer,
     ));
-    let started = start(&domain, process, &config, descriptors, reader, ended);
-    let (pid, group) = started.map_err(step("start its process"))?;
+    let pid = process.pid();
+    start(&domain, process, &config, descriptors, reader, ended).map_err(step("start its process"))?;
+    // This takes the kernel longer than a clone takes to begin, so it is done beside that.
+    let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
+        tracing::warn!(%error, name, "no memory limit for this domain's process");
+        None
+    });
     domain.set_process(pid, group);
     if domain.wait_started(START_TIMEOUT) {
         find_ram(&domain, pid).map_err(step("read its memory"))?;
         own.keep();
-        match beginning {
-            Beginning { parked: true, .. } => domain.set_life(Life::Paused),
-            // No service listens yet, and a kernel that boots wants the processor for itself.
-            Beginning { saved: None, .. } => observe(&domain, OBSERVED_AFTER),
-            Beginning { saved: Some(_), .. } => observe(&domain, RESTORED_OBSERVED_AFTER),
+        if beginning.parked {
+            domain.set_life(Life::Paused);
         }
+        // A kernel that boots wants the processor for itself, and no service listens yet.
+        let after = beginning.saved.map_or(OBSERVED_AFTER, |_| Duration::ZERO);
+        observe(&domain, after);
         std::mem::forget(plugs);
         return Ok(domain);
     }
@@ -190,7 +219,7 @@ fn find_ram(domain: &Domain, pid: u32) -> io::Result<()> {
 }
 
 /// Has somebody look at the domain, after a while.
-pub fn observe(domain: &Arc<Domain>, after: Duration) {
+fn observe(domain: &Arc<Domain>, after: Duration) {
     let domain = Arc::clone(domain);
     let spawned = std::thread::Builder::new().name("observe".into()).spawn(move || {
         std::thread::sleep(after);
@@ -320,12 +349,12 @@ fn start(
     descriptors: Descriptors,
     reader: ControlReader,
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
-) -> io::Result<(u32, Option<MemoryGroup>)> {
+) -> io::Result<()> {
     let noticed = Arc::clone(domain);
     let notices = std::thread::Builder::new().name("control".into());
     let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)))?;
     let waited = Arc::clone(domain);
-    process.adopt(config, descriptors, move |exit| {
+    process.adopt(DOMAIN_UID_BASE + config.domid, config, descriptors, move |exit| {
         // Its last words are on the socket still.
         let _ = notices.join();
         ended(waited, exit);

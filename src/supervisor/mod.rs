@@ -25,12 +25,14 @@ mod resources;
 mod run;
 mod saved;
 mod services;
+mod spares;
 mod sums;
 
 pub use dashboard::DashboardProcess;
+pub use launch::DomainProcess;
 pub use logsink::LogsinkProcess;
 pub use network::remove_left_over;
-pub use nursery::{DomainProcess, wait_for_domain};
+pub use nursery::wait_for_work;
 pub use observer::ObserverProcess;
 pub use resources::available_bytes;
 pub use run::{SupervisorError, run};

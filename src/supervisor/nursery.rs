@@ -1,42 +1,37 @@
-//! Domain processes that wait for a domain: executed, jailed and in their control group ahead of time, which takes tens of milliseconds, so
-//! that a clone begins within one packet's patience.
+//! Processes that wait for a domain, to run it or to look at it: executed and jailed ahead of time, which takes tens of milliseconds, so that a
+//! clone begins within one packet's patience.
 //!
-//! What such a process is to be comes as one message on a socket: the configuration (JSON), and the descriptors that it names.
+//! What such a process is to do comes as one message on a socket: its work (JSON), and the descriptors that this names. Until then
+//! it is root in an empty room, and has read nothing that a guest could have written.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use honeyvmm::config::DomainConfig;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::MemoryGroup;
 use super::process::{Descriptors, Program};
-use crate::jail::{DOMAIN_UID_BASE, Jail, OBSERVER_UID_BASE};
+use crate::jail::{self, JailError};
 
-/// The longest configuration: some dozens of numbers, and a command line.
-const CONFIG_BYTES_MAX: usize = 64 * 1024;
+/// The longest message: some dozens of numbers, and a command line.
+const WORK_BYTES_MAX: usize = 64 * 1024;
 /// Descriptors of one message: the kernel's SCM_MAX_FD.
 const DESCRIPTORS_MAX: usize = 253;
-/// Users of domain processes: up to the first one of observers.
-const UIDS: u32 = OBSERVER_UID_BASE - DOMAIN_UID_BASE - 1;
 
-/// What the child of role `honeyvmm` reads at first.
+/// What is sent: who it becomes, and what it does then.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DomainProcess {
-    /// What it gives away.
-    pub jail: Jail,
-    /// The socket on which its domain comes then.
-    pub domain_fd: RawFd,
+struct Work<T> {
+    uid: u32,
+    work: T,
 }
 
 /// What is done when the process ends.
@@ -49,11 +44,10 @@ enum Fate {
     Gone(ExitStatus),
 }
 
-/// A domain process without a domain.
+/// A process that waits for its work.
 pub struct Spare {
     pid: u32,
     socket: OwnedFd,
-    group: Option<MemoryGroup>,
     fate: Arc<Mutex<Option<Fate>>>,
     numbering: Descriptors,
     // Its standard error: a file without a name, until its domain has one.
@@ -61,31 +55,34 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// Starts one, whose log lies in the file system of this folder; it ends when it is dropped.
-    pub fn start(folder: &Path) -> io::Result<Spare> {
-        // Its user is nobody else's, now or later; domains have numbers of their own, which they get when they are built.
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed) % UIDS + 1;
+    /// Starts one, whose log lies in the file system of this folder; it ends when it is dropped. `config` makes what it reads at its start, from
+    /// the number of the socket that its work comes on.
+    pub fn start<T: Serialize>(
+        role: &'static str,
+        folder: &Path,
+        config: impl FnOnce(RawFd, &mut Descriptors) -> io::Result<T>,
+    ) -> io::Result<Spare> {
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let mut descriptors = Descriptors::default();
-        let domain_fd = descriptors.hand(theirs);
-        let jail = Jail { uid: Some(DOMAIN_UID_BASE + number), isolated: true };
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let log = File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?);
-        let program = Program::new("honeyvmm", &DomainProcess { jail, domain_fd }, log.try_clone()?.into());
-        let mut program = program?;
+        let mut descriptors = Descriptors::default();
+        let work_fd = descriptors.hand(theirs);
+        // What else it is handed now, it has closed when its work comes.
         let numbering = Descriptors::after(&descriptors);
+        let config = config(work_fd, &mut descriptors)?;
+        let mut program = Program::new(role, &config, log.try_clone()?.into())?;
         program.descriptors = descriptors;
         program.own_pids = true;
         let fate = Arc::new(Mutex::new(Some(Fate::Waits)));
         let seen = Arc::clone(&fate);
         let pid = program.start(move |exit| ended(&seen, exit))?;
-        let group = MemoryGroup::enclose(&format!("domain-{number}"), pid).unwrap_or_else(|error| {
-            tracing::warn!(%error, number, "no memory limit for this domain's process");
-            None
-        });
-        Ok(Spare { pid, socket, group, fate, numbering, log })
+        Ok(Spare { pid, socket, fate, numbering, log })
+    }
+
+    /// Its number among the host's processes.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// What it writes lies there from now on.
@@ -104,66 +101,76 @@ impl Spare {
         Descriptors::after(&self.numbering)
     }
 
-    /// Gives it its domain. `ended` is called when the process is gone, also if it is already.
+    /// Gives it its work, as this user. `ended` is called when the process is gone, also if it is already.
     pub fn adopt(
         self,
-        config: &DomainConfig,
+        uid: u32,
+        work: &impl Serialize,
         descriptors: Descriptors,
         ended: impl FnOnce(ExitStatus) + Send + 'static,
-    ) -> io::Result<(u32, Option<MemoryGroup>)> {
-        if let Some(group) = &self.group {
-            group.limit(config.memory_mib << 20)?;
+    ) -> io::Result<()> {
+        let work = serde_json::to_vec(&Work { uid, work })?;
+        let mut fate = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Fate::Gone(exit)) = fate.take() {
+            drop(fate);
+            ended(exit);
+            return Ok(());
         }
-        let gone = {
-            let mut fate = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
-            match fate.take() {
-                Some(Fate::Gone(exit)) => Some((exit, ended)),
-                _ => {
-                    *fate = Some(Fate::Adopted(Box::new(ended)));
-                    None
-                }
-            }
-        };
-        match gone {
-            Some((exit, ended)) => ended(exit),
-            None => send(&self.socket, &serde_json::to_vec(config)?, descriptors)?,
-        }
-        Ok((self.pid, self.group))
+        *fate = Some(Fate::Adopted(Box::new(ended)));
+        drop(fate);
+        send(&self.socket, &work, descriptors)
     }
 }
 
 // Runs on the thread that waited for the process, which has nothing else to do any more.
 fn ended(fate: &Mutex<Option<Fate>>, exit: ExitStatus) {
-    let was = {
-        let mut fate = fate.lock().unwrap_or_else(PoisonError::into_inner);
-        let was = fate.take();
-        if !matches!(was, Some(Fate::Adopted(_))) {
-            *fate = Some(Fate::Gone(exit));
+    let mut fate = fate.lock().unwrap_or_else(PoisonError::into_inner);
+    match fate.take() {
+        Some(Fate::Adopted(ended)) => {
+            drop(fate);
+            ended(exit);
         }
-        was
-    };
-    if let Some(Fate::Adopted(ended)) = was {
-        ended(exit);
+        _ => *fate = Some(Fate::Gone(exit)),
     }
 }
 
-fn send(socket: &OwnedFd, config: &[u8], descriptors: Descriptors) -> io::Result<()> {
+fn send(socket: &OwnedFd, work: &[u8], descriptors: Descriptors) -> io::Result<()> {
     let (_, descriptors) = descriptors.into_parts();
-    if config.len() > CONFIG_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
+    if work.len() > WORK_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
         return Err(io::Error::other("a domain with more devices than a process can be handed"));
     }
     let handed: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&handed)];
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(config)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(work)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
 }
 
-/// Waits for the domain, in its process. `None`: nobody will send one any more.
+/// Why there is no work.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// What came is no work, or its descriptors are not where it says.
+    #[error("cannot take the work that was sent")]
+    Message(#[source] io::Error),
+    /// It cannot become who it is to be.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+}
+
+/// Waits for the work, in the process that is to do it, and becomes who does it. `None`: nobody will send any.
 ///
 /// # Errors
-/// A message that is none, or descriptors that came under other numbers than it names.
-pub fn wait_for_domain(socket: RawFd) -> io::Result<Option<DomainConfig>> {
-    let mut bytes = vec![0; CONFIG_BYTES_MAX];
+/// [`WaitError`]: then nothing was begun.
+pub fn wait_for_work<T: DeserializeOwned>(socket: RawFd) -> Result<Option<T>, WaitError> {
+    let received = receive(socket).map_err(WaitError::Message)?;
+    let Some(bytes) = received else { return Ok(None) };
+    let Work { uid, work } =
+        serde_json::from_slice(&bytes).map_err(|source| WaitError::Message(source.into()))?;
+    jail::settle(Some(uid))?;
+    Ok(Some(work))
+}
+
+fn receive(socket: RawFd) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; WORK_BYTES_MAX];
     let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     let received = recvmsg::<()>(socket, &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
@@ -177,17 +184,21 @@ pub fn wait_for_domain(socket: RawFd) -> io::Result<Option<DomainConfig>> {
             handed.extend(descriptors);
         }
     }
-    // The kernel gives the lowest numbers that are free, and this process has opened nothing else.
-    if handed.is_empty() || !handed.iter().copied().eq((socket + 1..).take(handed.len())) {
+    // The kernel gives the lowest numbers that are free, and this process has opened nothing that it has not closed.
+    if !handed.iter().copied().eq((socket + 1..).take(handed.len())) {
         return Err(io::Error::other("descriptors came under other numbers than they were sent for"));
     }
-    Ok(Some(serde_json::from_slice(&bytes[..count])?))
+    bytes.truncate(count);
+    Ok(Some(bytes))
 }
 
-/// Processes that wait.
+/// How one process is started.
+type Start = dyn Fn() -> io::Result<Spare> + Send + Sync;
+
+/// Processes of one kind that wait.
 pub struct Nursery {
     wanted: usize,
-    folder: PathBuf,
+    start: Box<Start>,
     // Locked for looks and changes only, never while a process is started.
     waiting: Mutex<Waiting>,
 }
@@ -200,19 +211,20 @@ struct Waiting {
 
 impl Nursery {
     /// So many, once it was filled.
-    pub fn new(wanted: usize, folder: PathBuf) -> Nursery {
-        Nursery { wanted, folder, waiting: Mutex::default() }
+    pub fn new(wanted: usize, start: impl Fn() -> io::Result<Spare> + Send + Sync + 'static) -> Nursery {
+        Nursery { wanted, start: Box::new(start), waiting: Mutex::default() }
     }
 
-    /// One that waits, if there is one.
-    pub fn take(&self) -> Option<Spare> {
-        self.waiting().spares.pop_front()
+    /// One that waits, or a new one.
+    pub fn take(&self) -> io::Result<Spare> {
+        let waiting = self.waiting().spares.pop_front();
+        waiting.map_or_else(|| (self.start)(), Ok)
     }
 
     /// Starts those that are missing.
     pub fn fill(&self) -> io::Result<()> {
         while self.waiting().spares.len() < self.wanted {
-            let spare = Spare::start(&self.folder)?;
+            let spare = (self.start)()?;
             let mut waiting = self.waiting();
             if waiting.closed {
                 return Ok(());

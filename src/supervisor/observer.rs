@@ -3,10 +3,10 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::announce::Announcer;
 use super::dashboard::DASHBOARD_UID;
-use super::process::Program;
+use super::nursery::{Nursery, Spare};
 use super::ram::Ram;
 use crate::jail::{Jail, OBSERVER_UID_BASE};
 use crate::state::State;
@@ -35,14 +35,24 @@ const FAILURES_MAX: u32 = 12;
 /// After so many the next one does not read what was recorded meanwhile: that may be what they end of.
 const SKIPS_AFTER: u32 = 3;
 
-/// What the child of role `observer` reads.
+/// What the child of role `observer` reads at first.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObserverProcess {
-    /// What it gives away first.
+    /// What it gives away.
     pub jail: Jail,
-    /// What it looks at.
-    pub config: ObserverConfig,
+    /// The kernel of the domain that it will look at.
+    pub kernel_fd: RawFd,
+    /// The socket on which that comes then: an `ObserverConfig`.
+    pub work_fd: RawFd,
+}
+
+/// One that knows this kernel, and has no domain yet.
+pub fn spare(kernel: &File, folder: &Path) -> io::Result<Spare> {
+    let jail = Jail { uid: None, isolated: true };
+    Spare::start("observer", folder, |work_fd, descriptors| {
+        Ok(ObserverProcess { jail, kernel_fd: descriptors.hand_copy(kernel)?, work_fd })
+    })
 }
 
 /// What it looks at.
@@ -55,16 +65,16 @@ pub struct Sight {
     pub memory_mib: u64,
     /// Vcpus that it may ever have.
     pub vcpus: u32,
-    /// The kernel.
-    pub kernel: File,
+    /// Where processes that know its kernel come from.
+    pub spares: Arc<Nursery>,
+    /// Its folder, for what they say.
+    pub folder: PathBuf,
     /// RAM.
     pub ram: Arc<Ram>,
     /// The shim's memory.
     pub shim: File,
     /// What the VMM rings.
     pub bell: OwnedFd,
-    /// Its standard error.
-    pub log: File,
 }
 
 /// One domain's observer.
@@ -147,9 +157,10 @@ impl Keeper {
     fn launch<'a>(self: &Arc<Keeper>, link: &'a mut Link) -> io::Result<&'a OwnedFd> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let program = self.program(theirs, link.failures >= SKIPS_AFTER)?;
         let (keeper, number, begun) = (Arc::clone(self), link.number + 1, Instant::now());
-        let pid = program.start(move |exit| keeper.ended(number, exit, begun))?;
+        let pid = self.begin(theirs, link.failures >= SKIPS_AFTER, move |exit| {
+            keeper.ended(number, exit, begun);
+        })?;
         (link.number, link.pid) = (number, Some(pid));
         self.announcer.event(self.event(EventId::ServiceStarted).with("pid", pid));
         Ok(link.socket.insert(ours))
@@ -196,10 +207,19 @@ impl Keeper {
         event.with("service", "observer")
     }
 
-    fn program(&self, requests: OwnedFd, skip_unread: bool) -> io::Result<Program> {
+    fn begin(
+        &self,
+        requests: OwnedFd,
+        skip_unread: bool,
+        ended: impl FnOnce(ExitStatus) + Send + 'static,
+    ) -> io::Result<u32> {
         let sight = &self.sight;
-        let jail = Jail { uid: Some(OBSERVER_UID_BASE + sight.domid), isolated: true };
-        let mut descriptors = super::process::Descriptors::default();
+        let spare = sight.spares.take()?;
+        let log = sight.folder.join("observer.log");
+        // The last words of the one before.
+        let _ = std::fs::rename(&log, sight.folder.join("observer.log.1"));
+        spare.name_log(&log)?;
+        let mut descriptors = spare.descriptors();
         let (ram, at) = sight.ram.reader()?;
         let config = ObserverConfig {
             name: sight.name.clone(),
@@ -207,9 +227,9 @@ impl Keeper {
             memory_mib: sight.memory_mib,
             vcpus: sight.vcpus,
             skip_unread,
-            kernel_fd: descriptors.hand_copy(&sight.kernel)?,
             ram_fd: descriptors.hand(ram),
             ram_at: sight.ram.is_in_process().then_some(at),
+            saved_fd: sight.ram.saved()?.map(|file| descriptors.hand(file)),
             shim_fd: descriptors.hand_copy(&sight.shim)?,
             bell_fd: descriptors.hand_copy(&sight.bell)?,
             requests_fd: descriptors.hand(requests),
@@ -221,11 +241,9 @@ impl Keeper {
                 .ok()
                 .map(|socket| descriptors.hand(socket)),
         };
-        let log = sight.log.try_clone()?.into();
-        let mut program = Program::new("observer", &ObserverProcess { jail, config }, log)?;
-        program.descriptors = descriptors;
-        program.own_pids = true;
-        Ok(program)
+        let pid = spare.pid();
+        spare.adopt(OBSERVER_UID_BASE + sight.domid, &config, descriptors, ended)?;
+        Ok(pid)
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {

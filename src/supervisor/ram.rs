@@ -58,6 +58,11 @@ impl Ram {
         Ok((memory.try_clone()?, *at))
     }
 
+    /// The snapshot that the domain goes on from, for reading only.
+    pub fn saved(&self) -> io::Result<Option<File>> {
+        self.restored.then(|| self.file.try_clone()).transpose()
+    }
+
     /// Whether it is to be read through the domain's process.
     pub fn is_in_process(&self) -> bool {
         self.restored

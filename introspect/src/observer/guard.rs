@@ -1,6 +1,7 @@
 //! When the guest's kernel is looked at, and what is told of it.
 //!
-//! The reference is taken when the first connection comes, before its process goes on, or half a minute after we began, whichever is first. A
+//! The reference is taken when the first connection comes, before its process goes on, or half a minute after we began, whichever is first; of
+//! a guest that goes on from a snapshot it is that snapshot, which nobody can change, so that nobody waits for it. A
 //! check that has seen what counts only if it is seen twice is repeated soon.
 
 use std::collections::HashSet;
@@ -24,6 +25,8 @@ use crate::view::View;
 const BOOT: Duration = Duration::from_secs(30);
 /// How often is looked.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// When the snapshot that a guest goes on from is looked at: it takes a while, and whoever waits for us just then has come at once.
+const SETTLED: Duration = Duration::from_secs(1);
 /// And how soon again.
 const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 /// Processes that are remembered between two checks; a guest that lies about their numbers is believed so many.
@@ -41,6 +44,8 @@ pub struct Guard {
     name: String,
     domid: u32,
     vcpus: u32,
+    // What it went on from, with what its vcpus had registered then.
+    saved: Option<(View, Vec<Entries>)>,
     begun: Instant,
     next: Instant,
     was_live: bool,
@@ -53,8 +58,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Of the domain with this shim.
-    pub fn new(integrity: Integrity, shim: &Region, config: &ObserverConfig) -> Guard {
+    /// Of the domain with this shim; `saved`: the RAM that it went on with.
+    pub fn new(
+        integrity: Integrity,
+        shim: &Region,
+        config: &ObserverConfig,
+        saved: Option<View>,
+    ) -> Guard {
         for unknown in integrity.unknown() {
             tracing::warn!(%unknown, "part of the kernel is not compared");
         }
@@ -65,6 +75,7 @@ impl Guard {
             name: config.name.clone(),
             domid: config.domid,
             vcpus: config.vcpus,
+            saved: saved.map(|saved| (saved, entries(shim, config.vcpus))),
             begun: now,
             next: now,
             was_live: false,
@@ -109,7 +120,7 @@ impl Guard {
 
     /// Somebody may come in as soon as this returns.
     pub fn before_live(&mut self, view: &View, sessions: &Sessions) {
-        if !self.integrity.has_reference() {
+        if self.saved.is_none() && !self.integrity.has_reference() {
             self.take_reference(view, sessions);
         }
     }
@@ -120,7 +131,8 @@ impl Guard {
         self.was_live = sessions.wanted();
         self.lived.see(sessions.ids());
         if !self.integrity.has_reference() {
-            if self.begun.elapsed() >= BOOT {
+            let due = if self.saved.is_some() { SETTLED } else { BOOT };
+            if self.begun.elapsed() >= due {
                 self.take_reference(view, sessions);
             }
             return;
@@ -142,7 +154,17 @@ impl Guard {
     }
 
     fn take_reference(&mut self, view: &View, sessions: &Sessions) {
-        let taken = self.with_inputs(&HashSet::new(), |integrity, inputs| integrity.reference(view, inputs));
+        let explained = HashSet::new();
+        let taken = match self.saved.take() {
+            Some((saved, entries)) => {
+                // Nobody has called anything in it.
+                let callers = HashSet::new();
+                let inputs =
+                    Inputs { entries: &entries, vcpus: self.vcpus, callers: &callers, explained: &explained };
+                self.integrity.reference(&saved, &inputs)
+            }
+            None => self.with_inputs(&explained, |integrity, inputs| integrity.reference(view, inputs)),
+        };
         self.tell(taken, sessions);
     }
 
@@ -151,8 +173,7 @@ impl Guard {
         explained: &HashSet<u32>,
         look: impl FnOnce(&mut Integrity, &Inputs<'_>) -> Checked,
     ) -> Checked {
-        let entries = (0..self.vcpus).map(|vcpu| Entries::registered(&self.shim, vcpu).unwrap_or_default());
-        let entries: Vec<Entries> = entries.collect();
+        let entries = entries(&self.shim, self.vcpus);
         let inputs = Inputs { entries: &entries, vcpus: self.vcpus, callers: &self.callers, explained };
         look(&mut self.integrity, &inputs)
     }
@@ -171,4 +192,9 @@ impl Guard {
         let pause = if self.integrity.is_waiting() { CONFIRM_AFTER } else { CHECK_EVERY };
         self.next = Instant::now() + pause;
     }
+}
+
+/// What each vcpu has registered.
+fn entries(shim: &Region, vcpus: u32) -> Vec<Entries> {
+    (0..vcpus).map(|vcpu| Entries::registered(shim, vcpu).unwrap_or_default()).collect()
 }

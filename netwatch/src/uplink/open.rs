@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::fs::OpenOptions;
 use std::io;
+use std::net::Ipv4Addr;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -84,14 +85,22 @@ impl FromStr for InterfaceSpec {
 }
 
 /// Makes a TAP inside a named namespace, gives it the gateway's address (`10.77.0.1/24`) and brings it up. The device
-/// lives as long as the descriptor.
+/// lives as long as the descriptor. Its MAC follows from the address: a guest that goes on later, or on another host, knows its gateway by it.
 pub fn open_tap(namespace: &str, name: &str, gateway: &str) -> Result<OwnedFd, UplinkError> {
     check_name(name)?;
     let netns_error = |source| UplinkError::Netns { name: name.to_owned(), source };
     let tap = netns::within(namespace, || create_tap(name)).map_err(netns_error)??;
+    ip(&["-n", namespace, "link", "set", name, "address", &mac_of(gateway)]).map_err(netns_error)?;
     ip(&["-n", namespace, "address", "add", gateway, "dev", name]).map_err(netns_error)?;
     ip(&["-n", namespace, "link", "set", name, "up"]).map_err(netns_error)?;
     Ok(tap)
+}
+
+/// Xen's prefix, and the half of its numbers that no decoy gets by itself.
+fn mac_of(gateway: &str) -> String {
+    let address = gateway.split('/').next().and_then(|address| address.parse::<Ipv4Addr>().ok());
+    let [_, a, b, c] = address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
+    format!("00:16:3e:{:02x}:{b:02x}:{c:02x}", a | 0x80)
 }
 
 /// Opens a real network in the namespace of the calling thread. `device` names the veth or macvlan that is made where
