@@ -19,7 +19,7 @@ use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::domain::{Domain, uuid_text};
-use super::network::{Network, SwitchError};
+use super::network::{Network, Seat, SwitchError};
 use super::observer::{Observer, Sight};
 use super::process::{Descriptors, Program};
 use super::ram::Ram;
@@ -117,7 +117,7 @@ pub fn launch(
     for (index, vif) in parts.vifs.iter().enumerate() {
         let address = plan.file.vifs.get(index).and_then(|spec| spec.ip);
         let address = address.or(if index == 0 { plan.file.address } else { None });
-        network.plug(&name, plan.domid, &vif.mac, address, &vif.port)?;
+        network.plug(&name, plan.domid, &vif.mac, address, &vif.port, Seat::Own)?;
     }
     let vmm_log = fresh_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
     let sockets = Sockets::make().map_err(step("make its sockets"))?;

@@ -28,6 +28,12 @@ impl Descriptors {
         child_fd
     }
 
+    /// The descriptors themselves, each with its number in the child.
+    #[cfg(test)]
+    pub fn into_parts(self) -> Vec<(RawFd, OwnedFd)> {
+        self.handed.into_iter().map(|mapping| (mapping.child_fd, mapping.parent_fd)).collect()
+    }
+
     /// Hands a copy over.
     pub fn hand_copy(&mut self, descriptor: impl AsFd) -> io::Result<RawFd> {
         Ok(self.hand(descriptor.as_fd().try_clone_to_owned()?))
