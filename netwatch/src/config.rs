@@ -16,6 +16,11 @@ pub struct NetwatchConfig {
     pub netns: Option<String>,
     /// Control socket (`control`). netwatch ends when the other side closes it.
     pub control_fd: RawFd,
+    /// Stream socket on which it tells of sources that wait for a clone, a line each:
+    /// `{"wanted":{"pool":"ssh","source":"192.0.2.7","protocol":"tcp","port":22}}`. Never waited for: a line that finds no
+    /// room is lost, and told again with the source's next frame.
+    #[serde(default)]
+    pub wanted_fd: Option<RawFd>,
     /// Stream socket to logsink.
     pub events_fd: Option<RawFd>,
     /// Uplinks, opened by `uplink::open_tap` and `uplink::open_interface`.

@@ -15,6 +15,7 @@ use etherparse::{LaxNetSlice, LaxSlicedPacket};
 use pnet::ipnetwork::IpNetwork;
 
 pub use profile::{Allow, Destination, Outbound, Profile, ProfileError, Protocol, Quota, Rate};
+pub(crate) use source::is_neighbour_discovery;
 pub use source::{Identity, check_source};
 
 use crate::community_id::Endpoints;
@@ -68,6 +69,9 @@ pub enum Refusal {
     /// The inspector's rule says drop or reject.
     #[error("dropped by a rule")]
     Rule,
+    /// A clone's frame for somebody else than its own source.
+    #[error("a clone speaks to its own source only")]
+    OtherSource,
 }
 
 impl Refusal {
@@ -85,6 +89,7 @@ impl Refusal {
             Refusal::Quota => "quota",
             Refusal::Rate => "rate",
             Refusal::Rule => "rule",
+            Refusal::OtherSource => "other-source",
         }
     }
 }
@@ -143,7 +148,7 @@ impl Containment {
         if source::is_neighbour_discovery(layers) {
             return Ok(Passage::Unflowed);
         }
-        if self.fence.iter().any(|network| network.contains(ip.destination)) {
+        if self.is_fenced(ip.destination) {
             return Err(Refusal::Fence);
         }
         if ip.is_fragment() {
@@ -152,7 +157,7 @@ impl Containment {
         if let Some(flow) = flow {
             return if opens_backwards(flow, layers) { Err(Refusal::NotAReply) } else { Ok(Passage::Known) };
         }
-        if self.is_allowed(layers) {
+        if self.allows(layers) {
             return Ok(Passage::Begin);
         }
         if let Some(about) = icmp_error_about(frame, layers) {
@@ -166,7 +171,18 @@ impl Containment {
         }
     }
 
-    fn is_allowed(&self, layers: &Layers) -> bool {
+    /// True for an address that no decoy reaches.
+    pub fn is_fenced(&self, address: IpAddr) -> bool {
+        self.fence.iter().any(|network| network.contains(address))
+    }
+
+    /// Forgets what a domain that is gone has used up; domids are not given twice.
+    pub fn forget(&mut self, domid: u32) {
+        self.quotas.remove(&domid);
+    }
+
+    /// True where the profile names this destination among those that a decoy may always begin a flow with.
+    pub fn allows(&self, layers: &Layers) -> bool {
         let (Some(ip), Some((_, port))) = (layers.ip(), layers.ports()) else { return false };
         self.profile.allow.iter().any(|allow| {
             let is_there = match &allow.to {
@@ -207,8 +223,8 @@ fn opens_backwards(flow: &Flow, layers: &Layers) -> bool {
         && layers.tcp().is_some_and(|tcp| tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
 }
 
-/// The flow that an ICMP error of a decoy is about, as the quoted packet names it.
-fn icmp_error_about(frame: &[u8], layers: &Layers) -> Option<Endpoints> {
+/// The flow that an ICMP error is about, as the quoted packet names it.
+pub(crate) fn icmp_error_about(frame: &[u8], layers: &Layers) -> Option<Endpoints> {
     match &layers.transport {
         Some(Transport::Icmp(icmp)) if matches!(icmp.kind, 3 | 11 | 12) => {}
         Some(Transport::Icmpv6(icmp)) if matches!(icmp.kind, 1..=4) => {}

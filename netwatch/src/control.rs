@@ -1,19 +1,26 @@
 //! The toolstack's word with netwatch: JSON lines over a unix stream socket, a port's three descriptors beside the line.
 //!
 //! `{"op":"add-port","domain":"web","domid":3,"mac":"00:16:3e:00:00:01","addresses":["10.77.0.11"]}` with memory,
-//! to_switch and from_switch; `{"op":"remove-port","domid":3}` (all of a domain's) or with `"mac"`; `{"op":"stats"}`;
-//! `{"op":"reload-rules"}`. Each is answered by `{"ok":…}` or `{"error":"one sentence"}`.
+//! to_switch and from_switch; a clone of a pool has `"seat":{"pool":"ssh","source":"192.0.2.7"}` beside its pool's mac and
+//! address (without `source`: nobody yet). `{"op":"remove-port","domid":3}` (all of a domain's) or with `"mac"`;
+//! `{"op":"stats"}`; `{"op":"reload-rules"}`.
+//!
+//! `{"op":"add-pool","pool":"ssh","mac":…,"address":"10.77.0.20","touch":"any"}` and `{"op":"remove-pool","pool":"ssh"}`;
+//! `{"op":"seat","domid":3,"pool":"ssh","source":…}` seats one more source at a port that is plugged in,
+//! `{"op":"unseat","pool":"ssh","source":…}` takes the seat away, `{"op":"refuse","pool":"ssh","source":…}` drops what is
+//! held of a source. Each is answered by `{"ok":…}` or `{"error":"one sentence"}`.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use serde::Deserialize;
 
 use crate::packet::Mac;
+use crate::switch::Touch;
 
 /// A request line; the longest is an add-port with its addresses.
 const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -34,6 +41,8 @@ pub enum Request {
         mac: MacText,
         /// The decoy's addresses.
         addresses: Vec<IpAddr>,
+        /// It is a clone of a pool.
+        seat: Option<Seat>,
     },
     /// Unplugs a domain's vifs, or one of them.
     RemovePort {
@@ -46,6 +55,56 @@ pub enum Request {
     Stats {},
     /// Reads the rule files anew.
     ReloadRules {},
+    /// Opens a pool.
+    AddPool {
+        /// Its name.
+        pool: String,
+        /// The MAC of its clones.
+        mac: MacText,
+        /// The address of its clones.
+        address: Ipv4Addr,
+        /// Which packet makes a source wanted.
+        #[serde(default)]
+        touch: Touch,
+    },
+    /// Closes a pool that has no clones.
+    RemovePool {
+        /// Its name.
+        pool: String,
+    },
+    /// Seats a source at a port that is plugged in.
+    Seat {
+        /// Number of the domain.
+        domid: u32,
+        /// Its pool.
+        pool: String,
+        /// The source.
+        source: IpAddr,
+    },
+    /// Takes a source's seat away.
+    Unseat {
+        /// The pool.
+        pool: String,
+        /// The source.
+        source: IpAddr,
+    },
+    /// Drops what is held of a source; it is not wanted again for ten seconds.
+    Refuse {
+        /// The pool.
+        pool: String,
+        /// The source.
+        source: IpAddr,
+    },
+}
+
+/// The pool of a clone, and whom it serves first.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seat {
+    /// The pool.
+    pub pool: String,
+    /// The source; nobody yet without it.
+    pub source: Option<IpAddr>,
 }
 
 /// A MAC in its usual text form.
@@ -161,8 +220,39 @@ mod tests {
             domid: 3,
             mac: MacText([0, 0x16, 0x3e, 0, 0, 1]),
             addresses: vec!["10.77.0.11".parse().unwrap()],
+            seat: None,
         };
         assert_eq!(parse(line), Ok(expected));
+    }
+
+    #[test]
+    fn pools_and_seats_are_read() {
+        let mac = MacText([0, 0x16, 0x3e, 0, 0, 1]);
+        let (pool, source) = ("ssh".to_owned(), "192.0.2.7".parse().unwrap());
+        let address = Ipv4Addr::new(10, 77, 0, 20);
+        let table = [
+            (
+                r#"{"op":"add-pool","pool":"ssh","mac":"00:16:3e:00:00:01","address":"10.77.0.20"}"#,
+                Request::AddPool { pool: pool.clone(), mac, address, touch: Touch::Any },
+            ),
+            (
+                r#"{"op":"add-pool","pool":"ssh","mac":"00:16:3e:00:00:01","address":"10.77.0.20","touch":"syn"}"#,
+                Request::AddPool { pool: pool.clone(), mac, address, touch: Touch::Syn },
+            ),
+            (r#"{"op":"remove-pool","pool":"ssh"}"#, Request::RemovePool { pool: pool.clone() }),
+            (
+                r#"{"op":"seat","domid":3,"pool":"ssh","source":"192.0.2.7"}"#,
+                Request::Seat { domid: 3, pool: pool.clone(), source },
+            ),
+            (
+                r#"{"op":"unseat","pool":"ssh","source":"192.0.2.7"}"#,
+                Request::Unseat { pool: pool.clone(), source },
+            ),
+            (r#"{"op":"refuse","pool":"ssh","source":"192.0.2.7"}"#, Request::Refuse { pool, source }),
+        ];
+        for (line, expected) in table {
+            assert_eq!(parse(line.as_bytes()), Ok(expected), "{line}");
+        }
     }
 
     #[test]
@@ -172,6 +262,9 @@ mod tests {
             "stats",
             r#"{"op":"add-port","domain":"x","domid":1,"mac":"01:00:5e:00:00:01","addresses":[]}"#,
             r#"{"op":"add-port","domain":"x","domid":1,"mac":"zz","addresses":[]}"#,
+            r#"{"op":"add-pool","pool":"x","mac":"00:16:3e:00:00:01","address":"fe80::1"}"#,
+            r#"{"op":"add-pool","pool":"x","mac":"00:16:3e:00:00:01","address":"10.0.0.1","touch":"never"}"#,
+            r#"{"op":"seat","domid":1,"pool":"x"}"#,
         ] {
             assert!(parse(line.as_bytes()).is_err(), "{line}");
         }

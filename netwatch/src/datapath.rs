@@ -1,30 +1,37 @@
 //! The datapath: one thread that moves frames between vif ports, uplinks and the switch, and answers the toolstack.
 //!
-//! It polls rather than epolls: there are few descriptors, and which of them are waited for changes from round to round.
-//! A vif that takes no frames holds the uplinks back for a moment, so that a burst is not lost; one that goes on doing so
-//! (its domain is paused) loses its frames instead of everybody's time.
+//! What a round costs follows what happens in it, not how much is plugged in: descriptors are waited for by epoll, and
+//! only vifs that signalled or were sent to are looked at. A vif that takes no frames holds the uplinks back for a
+//! moment, so that a burst is not lost; one that goes on doing so (its domain is paused) loses its frames instead of
+//! everybody's time.
+
+mod requests;
+mod vifs;
+mod wanted;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use events::{Event, EventId};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::{Value, json};
-use vifport::{Endpoint, FRAME_BYTES_MAX, FrameMeta, PortFds, Side, Violation};
+use events::Event;
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use vifport::{FrameMeta, Violation};
 
-use crate::containment::Identity;
-use crate::control::{Control, MacText, Request};
-use crate::packet::Mac;
+use crate::control::Control;
 use crate::rules::RuleSource;
-use crate::switch::{Delivery, PortId, PortKind, Switch, timestamp};
+use crate::switch::{Delivery, HeldFrame, PortError, PortId, PortKind, Switch};
 use crate::uplink::{Received, Uplink};
+use vifs::{PATIENCE_US, Vifs};
+use wanted::WantedSocket;
 
 /// Frames of one port in one round; then the others have their turn, and sleepers are woken.
 const BURST_FRAMES: usize = 32;
-/// How long a full vif may hold the uplinks back.
-const PATIENCE_US: u64 = 20_000;
 const SECOND_US: u64 = 1_000_000;
+/// Descriptors that one call of epoll tells of; the next call tells of the others.
+const READY_MAX: usize = 128;
+/// The control socket's number in epoll; a port's is its index plus one.
+const CONTROL: u64 = 0;
 
 /// What a round says about the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,22 +42,22 @@ pub enum Round {
     Over,
 }
 
-struct Vif {
+struct UplinkPort {
     id: PortId,
-    domid: u32,
-    domain: String,
-    mac: Mac,
-    endpoint: Endpoint,
-    full_since_us: Option<u64>,
-    lost: u64,
+    uplink: Uplink,
+    // Its descriptor is edge-triggered: it is read until it is empty, when there is room for what comes.
+    is_readable: bool,
 }
 
 /// The switch with everything that is plugged into it.
 pub struct Datapath {
     switch: Switch,
-    uplinks: Vec<(PortId, Uplink)>,
-    vifs: Vec<Vif>,
+    epoll: OwnedFd,
+    ready: Vec<epoll::Event>,
+    uplinks: Vec<UplinkPort>,
+    vifs: Vifs,
     control: Control,
+    wanted: Option<WantedSocket>,
     rules: RuleSource,
     emit: Box<dyn Fn(Event) + Send>,
     frame: Vec<u8>,
@@ -65,25 +72,37 @@ impl Datapath {
         control: Control,
         rules: RuleSource,
         emit: impl Fn(Event) + Send + 'static,
-    ) -> Datapath {
-        Datapath {
+    ) -> io::Result<Datapath> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &control, epoll::EventData::new_u64(CONTROL), epoll::EventFlags::IN)?;
+        Ok(Datapath {
             switch,
+            epoll,
+            ready: Vec::with_capacity(READY_MAX),
             uplinks: Vec::new(),
-            vifs: Vec::new(),
+            vifs: Vifs::default(),
             control,
+            wanted: None,
             rules,
             emit: Box::new(emit),
             frame: Vec::new(),
             delivery: Delivery::default(),
             expired_us: now_us(),
-        }
+        })
     }
 
     /// Plugs an uplink in.
-    pub fn add_uplink(&mut self, fd: OwnedFd, kind: PortKind) -> Result<(), crate::switch::PortError> {
+    pub fn add_uplink(&mut self, fd: OwnedFd, kind: PortKind) -> Result<(), AddError> {
         let id = self.switch.add_port(kind, now_us())?;
-        self.uplinks.push((id, Uplink::new(fd)));
+        let uplink = Uplink::new(fd);
+        self.watch(&uplink, id, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        self.uplinks.push(UplinkPort { id, uplink, is_readable: true });
         Ok(())
+    }
+
+    /// Takes the socket on which the toolstack is told of sources that wait for a clone.
+    pub fn tell_wanted(&mut self, socket: OwnedFd) {
+        self.wanted = Some(WantedSocket::new(socket));
     }
 
     /// Runs until the toolstack goes.
@@ -96,15 +115,14 @@ impl Datapath {
 
     /// Waits for something to do and does it.
     pub fn round(&mut self) -> io::Result<Round> {
-        let is_held = self.look_for_room(now_us());
-        let timeout = self.timeout(is_held);
-        let ready = self.wait(is_held, timeout)?;
-        if ready.control && self.serve_control()? == Round::Over {
+        let is_held = self.vifs.look_for_room(now_us());
+        self.wait(self.timeout(is_held))?;
+        if self.take_signals()? && self.serve_control()? == Round::Over {
             return Ok(Round::Over);
         }
         self.drain_vifs();
-        self.drain_uplinks(&ready.uplinks);
-        self.notify();
+        self.drain_uplinks();
+        self.vifs.notify();
         self.switch.flush_captures();
         let now_us = now_us();
         if now_us.saturating_sub(self.expired_us) >= SECOND_US {
@@ -115,149 +133,132 @@ impl Datapath {
         Ok(Round::More)
     }
 
-    /// True where a vif is full and has not been for long.
-    fn look_for_room(&mut self, now_us: u64) -> bool {
-        let mut is_held = false;
-        for vif in &mut self.vifs {
-            match vif.endpoint.room_or_wait(FRAME_BYTES_MAX) {
-                Ok(false) => {
-                    let since = *vif.full_since_us.get_or_insert(now_us);
-                    is_held |= now_us.saturating_sub(since) < PATIENCE_US;
-                }
-                // A violation shows itself again when frames are taken.
-                Ok(true) | Err(_) => vif.full_since_us = None,
-            }
-        }
-        is_held
-    }
-
-    fn timeout(&mut self, is_held: bool) -> Duration {
-        let is_idle = self.vifs.iter_mut().all(|vif| vif.endpoint.prepare_wait().unwrap_or(false));
-        match (is_idle, is_held) {
-            (false, _) => Duration::ZERO,
-            (true, true) => Duration::from_micros(PATIENCE_US),
-            (true, false) => Duration::from_secs(1),
+    fn timeout(&self, is_held: bool) -> Duration {
+        let has_frames = self.uplinks.iter().any(|port| port.is_readable);
+        match (self.vifs.is_busy(), has_frames, is_held) {
+            (true, _, _) | (false, true, false) => Duration::ZERO,
+            (false, _, true) => Duration::from_micros(PATIENCE_US),
+            (false, false, false) => Duration::from_secs(1),
         }
     }
 
-    fn wait(&self, is_held: bool, timeout: Duration) -> io::Result<Ready> {
-        let mut fds = Vec::with_capacity(1 + self.vifs.len() + self.uplinks.len());
-        fds.push(PollFd::new(&self.control, PollFlags::IN));
-        fds.extend(
-            self.vifs.iter().map(|vif| PollFd::from_borrowed_fd(vif.endpoint.wait_fd(), PollFlags::IN)),
-        );
-        if !is_held {
-            fds.extend(self.uplinks.iter().map(|(_, uplink)| PollFd::new(uplink, PollFlags::IN)));
-        }
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.ready.clear();
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.ready), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let control = ready.next().unwrap_or(false);
-        for vif in &self.vifs {
-            if ready.next().unwrap_or(false) {
-                vif.endpoint.clear_wait()?;
+    }
+
+    /// Takes the signals of vifs and uplinks. True where the toolstack asks for something.
+    fn take_signals(&mut self) -> io::Result<bool> {
+        let mut is_asked = false;
+        for at in 0..self.ready.len() {
+            let Some(number) = self.ready.get(at).map(|event| event.data.u64()) else { break };
+            let Some(index) = number.checked_sub(1).map(|index| index as usize) else {
+                is_asked = true;
+                continue;
+            };
+            match self.uplinks.iter_mut().find(|port| port.id.index() == index) {
+                Some(port) => port.is_readable = true,
+                None => self.vifs.clear_wait(index)?,
             }
         }
-        Ok(Ready { control, uplinks: ready.collect() })
+        Ok(is_asked)
     }
 
     fn drain_vifs(&mut self) {
-        let mut broken = Vec::new();
-        for at in 0..self.vifs.len() {
-            for _ in 0..BURST_FRAMES {
-                let Some(vif) = self.vifs.get_mut(at) else { break };
+        for id in self.vifs.take_active() {
+            for count in 1..=BURST_FRAMES {
                 let mut frame = std::mem::take(&mut self.frame);
-                let received = vif.endpoint.recv(&mut frame);
-                let id = vif.id;
-                let is_last = match received {
-                    Ok(Some(meta)) => {
-                        self.carry(id, &frame, &meta);
-                        false
-                    }
-                    Ok(None) => true,
-                    Err(violation) => {
-                        broken.push((id, violation));
-                        true
-                    }
-                };
+                let received = self.vifs.recv(id, &mut frame);
+                if let Ok(Some(meta)) = &received {
+                    self.carry(id, &frame, meta);
+                }
                 self.frame = frame;
-                if is_last {
-                    break;
+                match received {
+                    Ok(Some(_)) if count == BURST_FRAMES => self.vifs.activate(id),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(violation) => {
+                        self.remove_broken(id, violation);
+                        break;
+                    }
                 }
             }
-        }
-        for (id, violation) in broken {
-            self.remove_broken(id, violation);
         }
     }
 
-    fn drain_uplinks(&mut self, ready: &[bool]) {
+    fn drain_uplinks(&mut self) {
         let mut gone = Vec::new();
-        for at in ready.iter().enumerate().filter_map(|(at, is_ready)| is_ready.then_some(at)) {
+        for at in 0..self.uplinks.len() {
             for _ in 0..BURST_FRAMES {
-                if self.look_for_room(now_us()) {
+                if self.vifs.look_for_room(now_us()) {
                     break;
                 }
-                let Some((id, uplink)) = self.uplinks.get(at) else { break };
-                let id = *id;
+                let Some(port) = self.uplinks.get_mut(at).filter(|port| port.is_readable) else { break };
+                let id = port.id;
                 let mut frame = std::mem::take(&mut self.frame);
-                let received = uplink.recv(&mut frame);
-                let is_last = match received {
-                    Ok(Received::Frame(meta)) => {
-                        self.carry(id, &frame, &meta);
-                        false
-                    }
-                    Ok(Received::Unusable) => false,
-                    Ok(Received::Empty) => true,
+                let received = port.uplink.recv(&mut frame);
+                port.is_readable = !matches!(received, Ok(Received::Empty) | Err(_));
+                match received {
+                    Ok(Received::Frame(meta)) => self.carry(id, &frame, &meta),
+                    Ok(Received::Unusable | Received::Empty) => {}
                     Err(error) => {
                         tracing::error!(%error, "uplink is gone");
                         gone.push(id);
-                        true
                     }
-                };
-                self.frame = frame;
-                if is_last {
-                    break;
                 }
+                self.frame = frame;
             }
         }
         for id in gone {
-            self.uplinks.retain(|(other, _)| *other != id);
-            self.switch.remove_port(id, now_us());
+            self.remove_uplink(id);
         }
     }
 
     /// Has one frame judged and hands it on.
     fn carry(&mut self, from: PortId, frame: &[u8], meta: &FrameMeta) {
         let mut delivery = std::mem::take(&mut self.delivery);
-        self.switch.forward(from, frame, now_us(), &mut delivery);
-        for to in &delivery.ports {
-            self.send(*to, frame, meta);
-        }
-        for (to, made) in &delivery.made {
-            self.send(*to, made, &FrameMeta::default());
+        self.switch.forward(from, frame, meta, now_us(), &mut delivery);
+        self.deliver(frame, meta, &delivery);
+        self.delivery = delivery;
+        self.tell_of_wanted();
+    }
+
+    /// Hands frames on that were held until their clone was there.
+    fn carry_held(&mut self, frames: &[HeldFrame]) {
+        let mut delivery = std::mem::take(&mut self.delivery);
+        for held in frames {
+            self.switch.deliver_held(held, &mut delivery);
+            self.deliver(&held.frame, &held.meta, &delivery);
         }
         self.delivery = delivery;
     }
 
-    fn send(&mut self, to: PortId, frame: &[u8], meta: &FrameMeta) {
-        if let Some((_, uplink)) = self.uplinks.iter().find(|(id, _)| *id == to) {
-            // Lost where the kernel has no room, as on a wire.
-            let _ = uplink.send(meta, frame);
-        } else if let Some(vif) = self.vifs.iter_mut().find(|vif| vif.id == to)
-            && vif.endpoint.send(meta, &[frame]).is_err()
-        {
-            vif.lost += 1;
+    fn deliver(&mut self, frame: &[u8], meta: &FrameMeta, delivery: &Delivery) {
+        for to in &delivery.ports {
+            self.send(*to, frame, meta);
+        }
+        for made in &delivery.made {
+            self.send(made.to, &made.frame, &made.meta);
         }
     }
 
-    fn notify(&mut self) {
-        for vif in &self.vifs {
-            if let Err(error) = vif.endpoint.notify() {
-                tracing::warn!(%error, domain = vif.domain, "vif cannot be woken");
+    fn send(&mut self, to: PortId, frame: &[u8], meta: &FrameMeta) {
+        if let Some(port) = self.uplinks.iter().find(|port| port.id == to) {
+            // Lost where the kernel has no room, as on a wire.
+            let _ = port.uplink.send(meta, frame);
+        } else {
+            self.vifs.send(to, meta, frame, now_us());
+        }
+    }
+
+    fn tell_of_wanted(&mut self) {
+        for wanted in self.switch.take_wanted() {
+            if !self.wanted.as_ref().is_some_and(|socket| socket.tell(&wanted)) {
+                self.switch.not_told(&wanted);
             }
         }
     }
@@ -268,102 +269,50 @@ impl Datapath {
         }
     }
 
+    fn watch(&self, source: impl AsFd, id: PortId, flags: epoll::EventFlags) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(id.index() as u64 + 1);
+        Ok(epoll::add(&self.epoll, source.as_fd(), data, flags)?)
+    }
+
+    /// Others have copies of the descriptor, so closing it is not enough.
+    fn unwatch(&self, source: impl AsFd) {
+        if let Err(error) = epoll::delete(&self.epoll, source.as_fd()) {
+            tracing::warn!(%error, "a descriptor cannot be taken out of epoll");
+        }
+    }
+
+    fn remove_uplink(&mut self, id: PortId) {
+        if let Some(at) = self.uplinks.iter().position(|port| port.id == id) {
+            let port = self.uplinks.remove(at);
+            self.unwatch(&port.uplink);
+        }
+        self.switch.remove_port(id, now_us());
+    }
+
+    fn remove_vif(&mut self, id: PortId) {
+        if let Some(vif) = self.vifs.remove(id) {
+            self.unwatch(vif.endpoint.wait_fd());
+        }
+        self.switch.remove_port(id, now_us());
+    }
+
     fn remove_broken(&mut self, id: PortId, violation: Violation) {
-        let now_us = now_us();
-        self.vifs.retain(|vif| {
-            if vif.id != id {
-                return true;
-            }
-            let event = Event::new(EventId::DomainViolation, timestamp(now_us))
-                .domain(vif.domain.clone(), Some(vif.domid))
-                .with("name", vif.domain.clone())
-                .with("what", "vif port")
-                .with("detail", violation.to_string());
-            self.switch.report(event);
-            false
-        });
-        self.switch.remove_port(id, now_us);
-    }
-
-    fn serve_control(&mut self) -> io::Result<Round> {
-        let requests = match self.control.receive() {
-            Ok(Some(requests)) => requests,
-            Ok(None) => return Ok(Round::Over),
-            // The other side died without a word.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Round::Over),
-            Err(error) => return Err(error),
-        };
-        for request in requests {
-            let answer = match request.and_then(|request| self.serve(request)) {
-                Ok(answer) => json!({ "ok": answer }),
-                Err(sentence) => json!({ "error": sentence }),
-            };
-            if let Err(error) = self.control.answer(&answer) {
-                tracing::warn!(%error, "answer to the toolstack is lost");
-            }
+        if let Some(vif) = self.vifs.get(id) {
+            self.switch.report(requests::violation_event(vif, &violation, now_us()));
         }
-        Ok(Round::More)
-    }
-
-    fn serve(&mut self, request: Request) -> Result<Value, String> {
-        match request {
-            Request::AddPort { domain, domid, mac: MacText(mac), addresses } => {
-                self.add_vif(Identity { domain, domid, mac, addresses })
-            }
-            Request::RemovePort { domid, mac } => Ok(self.remove_vifs(domid, mac)),
-            Request::Stats {} => Ok(self.stats()),
-            Request::ReloadRules {} => {
-                let (inspector, diagnostics) = self.rules.load();
-                let rules = inspector.rule_count();
-                self.switch.set_inspector(inspector);
-                Ok(json!({ "rules": rules, "diagnostics": diagnostics }))
-            }
-        }
-    }
-
-    fn add_vif(&mut self, identity: Identity) -> Result<Value, String> {
-        let descriptors = self.control.take_descriptors();
-        let [memory, to_switch, from_switch] =
-            descriptors.ok_or("add-port comes with three descriptors: memory, to_switch, from_switch")?;
-        let endpoint = Endpoint::attach(PortFds { memory, to_switch, from_switch }, Side::Switch)
-            .map_err(|error| format!("port of {} cannot be attached: {error}", identity.domain))?;
-        let (domain, domid, mac) = (identity.domain.clone(), identity.domid, identity.mac);
-        let added = self.switch.add_port(PortKind::Vif(identity), now_us());
-        let id = added.map_err(|error| format!("port of {domain} cannot be added: {error}"))?;
-        self.vifs.push(Vif { id, domid, domain, mac, endpoint, full_since_us: None, lost: 0 });
-        Ok(json!({}))
-    }
-
-    fn remove_vifs(&mut self, domid: u32, mac: Option<MacText>) -> Value {
-        let is_meant = |vif: &Vif| vif.domid == domid && mac.is_none_or(|MacText(mac)| mac == vif.mac);
-        let ids: Vec<PortId> = self.vifs.iter().filter(|vif| is_meant(vif)).map(|vif| vif.id).collect();
-        self.vifs.retain(|vif| !ids.contains(&vif.id));
-        for id in &ids {
-            self.switch.remove_port(*id, now_us());
-        }
-        json!({ "removed": ids.len() })
-    }
-
-    fn stats(&self) -> Value {
-        let ports = self.switch.counts().into_iter().map(|(id, kind, count)| {
-            let lost = self.vifs.iter().find(|vif| vif.id == id).map_or(0, |vif| vif.lost);
-            match kind {
-                PortKind::Vif(vif) => json!({
-                    "kind": "vif", "domain": vif.domain, "domid": vif.domid, "count": count, "frames_lost": lost,
-                }),
-                PortKind::Gateway => json!({ "kind": "gateway", "count": count }),
-                PortKind::Interface(_) => json!({ "kind": "interface", "count": count }),
-            }
-        });
-        let ports: Vec<Value> = ports.collect();
-        let (flows, events_dropped) = self.switch.totals();
-        json!({ "ports": ports, "flows": flows, "events_dropped": events_dropped })
+        self.remove_vif(id);
     }
 }
 
-struct Ready {
-    control: bool,
-    uplinks: Vec<bool>,
+/// Why an uplink cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// The switch has no place for it.
+    #[error("uplink has no place in the switch")]
+    Port(#[from] PortError),
+    /// It cannot be waited for.
+    #[error("uplink cannot be waited for")]
+    Watch(#[from] io::Error),
 }
 
 /// Microseconds since the epoch.

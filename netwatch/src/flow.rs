@@ -265,11 +265,13 @@ impl FlowTable {
         ended
     }
 
-    /// Takes out every flow of a domain that is gone.
-    pub fn end_domain(&mut self, domid: u32) -> Vec<Flow> {
+    /// Takes out every flow that is meant: those of a domain that is gone, or of a source that has another clone now.
+    pub fn end_where(&mut self, is_meant: impl Fn(&Flow) -> bool) -> Vec<Flow> {
         let ended: Vec<Flow> =
-            self.flows.extract_if(|_, flow| flow.domid == domid).map(|(_, flow)| flow).collect();
-        self.order.retain(|key| self.flows.contains_key(key));
+            self.flows.extract_if(|_, flow| is_meant(flow)).map(|(_, flow)| flow).collect();
+        if !ended.is_empty() {
+            self.order.retain(|key| self.flows.contains_key(key));
+        }
         ended
     }
 

@@ -8,18 +8,18 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use events::{Emitter, Event};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::capture::CaptureLimits;
 use crate::config::{NetwatchConfig, UplinkKind};
 use crate::containment::{Containment, Profile, ProfileError};
 use crate::control::{Control, MacText};
-use crate::datapath::Datapath;
+use crate::datapath::{AddError, Datapath};
 use crate::netns::{self, NetnsError};
 use crate::relay::{self, Published};
 use crate::rules::RuleSource;
-use crate::switch::{CapturePolicy, PortError, PortKind, Switch};
+use crate::switch::{CapturePolicy, PortKind, Switch};
 
 /// Why netwatch cannot start or ended.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub enum RunError {
     Mac(String),
     /// An uplink does not fit.
     #[error("uplink cannot be added")]
-    Port(#[from] PortError),
+    Uplink(#[from] AddError),
     /// Privileges cannot be given up.
     #[error("privileges cannot be given up")]
     Privileges(#[source] io::Error),
@@ -76,8 +76,10 @@ pub fn run(config: NetwatchConfig) -> Result<(), RunError> {
     if let Some(name) = &config.netns {
         netns::enter(name)?;
     }
+    raise_descriptor_limit();
     let mut handed = Handed::default();
     let control = Control::new(handed.take(config.control_fd)?);
+    let wanted = config.wanted_fd.map(|fd| handed.take(fd)).transpose()?;
     let events = config.events_fd.map(|fd| handed.take(fd)).transpose()?;
     let containment = Containment::new(read_profile(&config)?, config.fence.clone(), config.loghost.clone());
     let rules = RuleSource {
@@ -100,7 +102,10 @@ pub fn run(config: NetwatchConfig) -> Result<(), RunError> {
         }
     };
     let switch = Switch::new(containment, inspector, capture_policy(&config));
-    let mut datapath = Datapath::new(switch, control, rules, emit.clone());
+    let mut datapath = Datapath::new(switch, control, rules, emit.clone()).map_err(RunError::Datapath)?;
+    if let Some(wanted) = wanted {
+        datapath.tell_wanted(wanted);
+    }
     for uplink in &config.uplinks {
         let kind = port_kind(uplink.kind, uplink.mac.as_deref())?;
         datapath.add_uplink(handed.take(uplink.fd)?, kind)?;
@@ -137,6 +142,14 @@ fn port_kind(kind: UplinkKind, mac: Option<&str>) -> Result<PortKind, RunError> 
         UplinkKind::Gateway => PortKind::Gateway,
         UplinkKind::Interface => PortKind::Interface(mac.map(|MacText(mac)| mac)),
     })
+}
+
+/// Each clone has two eventfds and a capture file here; what a shell hands down is often 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
 }
 
 /// Another user has no capabilities; nothing gives any back after this.

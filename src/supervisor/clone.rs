@@ -69,11 +69,11 @@ impl Golden {
     }
 
     /// One more clone.
-    pub fn begin(&self, house: &Arc<House>, name: &str, parked: bool) -> Result<Arc<Domain>, HouseError> {
+    pub fn begin(&self, house: &Arc<House>, name: &str, parked: bool, seat: Seat) -> Result<Arc<Domain>, HouseError> {
         let uuid = new_uuid();
         let file = DomainFile { name: name.to_owned(), uuid: Some(uuid), ..self.file.clone() };
         let (saved, renewed) = (Some(Arc::clone(&self.saved)), self.renewed.clone());
-        house.build(file, self.folder.clone(), uuid, Beginning { saved, renewed, parked })
+        house.build(file, self.folder.clone(), uuid, Beginning { saved, renewed, parked, seat })
     }
 }
 

@@ -18,7 +18,7 @@ use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::domain::{Domain, Life, uuid_text};
-use super::network::{Network, SwitchError};
+use super::network::{Network, Seat, SwitchError};
 use super::nursery::Spare;
 use super::observer::{Observer, Sight};
 use super::process::Descriptors;
@@ -116,6 +116,8 @@ pub struct Beginning {
     pub renewed: Vec<(u64, u64)>,
     /// It stands until it is unpaused.
     pub parked: bool,
+    /// What its first vif is in the switch.
+    pub seat: Seat,
 }
 
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
@@ -137,9 +139,15 @@ pub fn launch(
     let domid = plan.domid;
     let plugs = Plugs { network, domid };
     for (index, vif) in parts.vifs.iter().enumerate() {
+        let seat = match (&plan.beginning.seat, index) {
+            (Seat::Own, _) => Seat::Own,
+            (seat, 0) => seat.clone(),
+            // A clone's further interfaces have the same addresses as its parent's, so they are in no network.
+            _ => break,
+        };
         let address = plan.file.vifs.get(index).and_then(|spec| spec.ip);
         let address = address.or(if index == 0 { plan.file.address } else { None });
-        network.plug(&name, domid, &vif.mac, address, &vif.port)?;
+        network.plug(&name, domid, &vif.mac, address, &vif.port, seat)?;
     }
     let vmm_log = plan.process.name_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
     let sockets = Sockets::make().map_err(step("make its sockets"))?;

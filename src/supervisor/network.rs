@@ -1,27 +1,33 @@
 //! The honeynet's network as the supervisor holds it: namespace, TAP, published ports, guests' syslog, and netwatch's control
 //! socket. All of it is handed to each new netwatch, so that one that dies takes nothing with it.
 
-use std::io::{self, BufRead, BufReader, IoSlice, Write};
-use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+#[cfg(test)]
+mod tests;
+#[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever keeps pools of clones"))]
+mod told;
+#[cfg_attr(not(test), expect(dead_code, reason = "heard by whoever keeps pools of clones"))]
+mod wanted;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, UplinkConfig, UplinkKind};
 use netwatch::netns::{self, NetnsError};
 use netwatch::uplink::{self, InterfaceSpec, UplinkError};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use serde_json::{Value, json};
-use vifport::PortFds;
 
 use super::process::{Descriptors, Program};
 use super::services::Service;
 use crate::domain_file::vif;
 use crate::honeynet_file::{self, HoneynetFile};
 use crate::state::State;
+use told::{Link, Told};
+pub use told::{Seat, SwitchError};
+use wanted::WantedChannel;
 
 /// netwatch's own user.
 pub const NETWATCH_UID: u32 = 199_002;
@@ -92,24 +98,6 @@ pub enum NetworkError {
     },
 }
 
-/// Why netwatch did not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum SwitchError {
-    /// It does not run just now.
-    #[error("netwatch does not answer")]
-    Away(#[source] io::Error),
-    /// It refused, with this sentence.
-    #[error("netwatch: {0}")]
-    Refused(String),
-}
-
-/// A vif at the switch, kept to be plugged into the next netwatch too.
-struct Plug {
-    domid: u32,
-    request: Value,
-    port: [OwnedFd; 3],
-}
-
 struct Published {
     listener: TcpListener,
     target: SocketAddr,
@@ -155,9 +143,11 @@ pub struct Network {
     home_net: String,
     profile: PathBuf,
     rules: Vec<PathBuf>,
-    // Locked over a whole request, so that answers meet their questions.
-    control: Mutex<Option<BufReader<UnixStream>>>,
-    plugs: Mutex<Vec<Plug>>,
+    // Locked over a whole request, so that what is told is also what a new netwatch is told. Before `link`.
+    told: Mutex<Told>,
+    // Locked over one question and its answer.
+    link: Mutex<Link>,
+    wanted: WantedChannel,
     namespace: String,
     // Taken at the end; locked for that only.
     made: Mutex<Option<Made>>,
@@ -235,43 +225,17 @@ impl Network {
             home_net: file.network.subnet.to_string(),
             profile,
             rules,
-            control: Mutex::default(),
-            plugs: Mutex::default(),
+            told: Mutex::default(),
+            link: Mutex::default(),
+            wanted: WantedChannel::default(),
             namespace: namespace.name.clone(),
             made: Mutex::new(Some(Made { namespace, devices })),
         })
     }
 
-    /// Plugs a vif into the switch.
-    pub fn plug(
-        &self,
-        domain: &str,
-        domid: u32,
-        mac: &str,
-        address: Option<Ipv4Addr>,
-        port: &PortFds,
-    ) -> Result<(), SwitchError> {
-        let addresses: Vec<IpAddr> = address.map(IpAddr::V4).into_iter().collect();
-        let request =
-            json!({ "op": "add-port", "domain": domain, "domid": domid, "mac": mac, "addresses": addresses });
-        let copy = |fd: &OwnedFd| fd.try_clone().map_err(SwitchError::Away);
-        let port = [copy(&port.memory)?, copy(&port.to_switch)?, copy(&port.from_switch)?];
-        self.ask(&request, &port)?;
-        self.plugs().push(Plug { domid, request, port });
-        Ok(())
-    }
-
-    /// Unplugs all vifs of a domain.
-    pub fn unplug(&self, domid: u32) {
-        self.plugs().retain(|plug| plug.domid != domid);
-        if let Err(error) = self.ask(&json!({ "op": "remove-port", "domid": domid }), &[]) {
-            tracing::debug!(%error, domid, "the vifs were not unplugged");
-        }
-    }
-
     /// Hangs up on netwatch, which is its sign to end.
     pub fn hang_up(&self) {
-        *self.control() = None;
+        *self.link() = Link::Away;
     }
 
     /// Takes namespace and devices out of the kernel.
@@ -284,26 +248,12 @@ impl Network {
         }
     }
 
-    /// The switch's counters.
-    pub fn stats(&self) -> Result<Value, SwitchError> {
-        self.ask(&json!({ "op": "stats" }), &[])
-    }
-
-    fn ask(&self, request: &Value, descriptors: &[OwnedFd]) -> Result<Value, SwitchError> {
-        let mut control = self.control();
-        let away = || SwitchError::Away(io::ErrorKind::NotConnected.into());
-        let socket = control.as_mut().ok_or_else(away)?;
-        let asked = exchange(socket, request, descriptors);
-        // After a failure answers and questions may be out of step; the next netwatch brings a new socket.
-        let answer = asked.inspect_err(|_| *control = None).map_err(SwitchError::Away)?;
-        match (answer.get("ok"), answer.get("error").and_then(Value::as_str)) {
-            (Some(ok), _) => Ok(ok.clone()),
-            (None, Some(error)) => Err(SwitchError::Refused(error.to_owned())),
-            (None, None) => Err(SwitchError::Refused(format!("its answer is {answer}"))),
-        }
-    }
-
-    fn config(&self, descriptors: &mut Descriptors, control: UnixStream) -> io::Result<NetwatchConfig> {
+    fn config(
+        &self,
+        descriptors: &mut Descriptors,
+        control: UnixStream,
+        wanted: UnixStream,
+    ) -> io::Result<NetwatchConfig> {
         let mut uplinks = vec![UplinkConfig {
             fd: descriptors.hand_copy(&self.tap)?,
             kind: UplinkKind::Gateway,
@@ -322,6 +272,7 @@ impl Network {
         Ok(NetwatchConfig {
             netns: Some(self.namespace.clone()),
             control_fd: descriptors.hand(control),
+            wanted_fd: Some(descriptors.hand(wanted)),
             events_fd: events.map(|socket| descriptors.hand(socket)),
             uplinks,
             relays,
@@ -340,14 +291,6 @@ impl Network {
             uid: Some(NETWATCH_UID),
         })
     }
-
-    fn control(&self) -> MutexGuard<'_, Option<BufReader<UnixStream>>> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn plugs(&self) -> MutexGuard<'_, Vec<Plug>> {
-        self.plugs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The service that runs on this network.
@@ -362,21 +305,18 @@ impl Service for Netwatch {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         ours.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let (wanted, wanted_theirs) = UnixStream::pair()?;
         let mut descriptors = Descriptors::default();
-        let config = self.0.config(&mut descriptors, theirs)?;
+        let config = self.0.config(&mut descriptors, theirs, wanted_theirs)?;
         let mut program = Program::new(self.role(), &config, io::stderr().as_fd().try_clone_to_owned()?)?;
         program.descriptors = descriptors;
-        *self.0.control() = Some(BufReader::new(ours));
+        self.0.wanted.listen(wanted)?;
+        *self.0.link() = Link::new(ours);
         Ok(program)
     }
 
     fn started(&self) {
-        let plugs = self.0.plugs();
-        for plug in plugs.iter() {
-            if let Err(error) = self.0.ask(&plug.request, &plug.port) {
-                tracing::error!(%error, domid = plug.domid, "a vif is not plugged into the new netwatch");
-            }
-        }
+        self.0.tell_again();
     }
 }
 
@@ -389,28 +329,6 @@ pub fn remove_left_over(state: &State) -> Result<(), NetnsError> {
     }
     let _ = std::fs::remove_file(&mark);
     Ok(())
-}
-
-fn exchange(
-    socket: &mut BufReader<UnixStream>,
-    request: &Value,
-    descriptors: &[OwnedFd],
-) -> io::Result<Value> {
-    let line = format!("{request}\n");
-    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-        return Err(io::Error::other("more descriptors than a vif has"));
-    }
-    let slices = [IoSlice::new(line.as_bytes())];
-    let sent = rustix::net::sendmsg(socket.get_ref(), &slices, &mut ancillary, SendFlags::NOSIGNAL)?;
-    socket.get_mut().write_all(&line.as_bytes()[sent..])?;
-    let mut answer = String::new();
-    if socket.read_line(&mut answer)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_str(&answer)?)
 }
 
 fn publish(file: &HoneynetFile) -> Result<Vec<Published>, NetworkError> {

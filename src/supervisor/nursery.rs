@@ -135,11 +135,11 @@ fn ended(fate: &Mutex<Option<Fate>>, exit: ExitStatus) {
 }
 
 fn send(socket: &OwnedFd, work: &[u8], descriptors: Descriptors) -> io::Result<()> {
-    let (_, descriptors) = descriptors.into_parts();
+    let descriptors = descriptors.into_numbered();
     if work.len() > WORK_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
         return Err(io::Error::other("a domain with more devices than a process can be handed"));
     }
-    let handed: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let handed: Vec<RawFd> = descriptors.iter().map(|(_, descriptor)| descriptor.as_raw_fd()).collect();
     let control = [ControlMessage::ScmRights(&handed)];
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(work)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())

@@ -38,9 +38,9 @@ impl Descriptors {
         self.first + self.handed.len() as RawFd - 1
     }
 
-    /// The number of the first one, and all of them.
-    pub fn into_parts(self) -> (RawFd, Vec<OwnedFd>) {
-        (self.first, self.handed)
+    /// The descriptors themselves, each with its number in the child.
+    pub fn into_numbered(self) -> Vec<(RawFd, OwnedFd)> {
+        (self.first..).zip(self.handed).collect()
     }
 
     /// Hands a copy over.
@@ -108,10 +108,9 @@ impl Program {
         if self.own_pids {
             nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
         }
-        let (first, handed) = self.descriptors.into_parts();
-        let numbered = handed.into_iter().zip(first..);
+        let numbered = self.descriptors.into_numbered().into_iter();
         let mut mappings: Vec<FdMapping> =
-            numbered.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
+            numbered.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         mappings.push(FdMapping { parent_fd: memory_file(&self.config)?, child_fd: CONFIG_FD });
         // This link goes on working when the file was replaced by a newer build.
         let mut command = Command::new("/proc/self/exe");

@@ -330,7 +330,7 @@ pub fn restore(
     }
     let uuid = opened.file.uuid.unwrap_or_default();
     let saved = opened.saved;
-    let beginning = Beginning { saved: Some(Arc::clone(&saved)), renewed: Vec::new(), parked: paused };
+    let beginning = Beginning { saved: Some(Arc::clone(&saved)), parked: paused, ..Beginning::default() };
     let domain = house.build(opened.file, opened.folder, uuid, beginning)?;
     if !verify_first {
         let doubtful = Arc::clone(&domain);

@@ -23,7 +23,7 @@ struct House {
 
 fn identity(domid: u32, mac: Mac, address: [u8; 4]) -> PortKind {
     let addresses = vec![IpAddr::V4(Ipv4Addr::from(address))];
-    PortKind::Vif(Identity { domain: format!("decoy{domid}"), domid, mac, addresses })
+    PortKind::Vif(Arc::new(Identity { domain: format!("decoy{domid}"), domid, mac, addresses }))
 }
 
 fn house() -> House {
@@ -52,7 +52,7 @@ fn tcp(macs: (Mac, Mac), from: ([u8; 4], u16), to: ([u8; 4], u16), is_reply: boo
 impl House {
     fn forward(&mut self, from: PortId, frame: &[u8], now_us: u64) -> Vec<PortId> {
         let mut delivery = Delivery::default();
-        self.switch.forward(from, frame, now_us, &mut delivery);
+        self.switch.forward(from, frame, &FrameMeta::default(), now_us, &mut delivery);
         delivery.ports
     }
 }

@@ -1,4 +1,5 @@
 //! The house of the tests: three namespaces, a running netwatch, and a decoy that is a TAP bridged to a vif port.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Write};
@@ -23,6 +24,9 @@ use vifport::{Endpoint, Port, PortFds, Side};
 pub const GATEWAY: &str = "10.77.0.1";
 pub const DECOY: &str = "10.77.0.11";
 pub const INTRUDER: &str = "10.77.0.99";
+/// The pool's address, and that of each of its clones.
+pub const POOL: &str = "10.77.0.20";
+pub const POOL_MAC: &str = "00:16:3e:77:00:20";
 const DECOY_MAC: &str = "00:16:3e:77:00:11";
 const RULE: &str = "alert tcp any any -> $HOME_NET 22 (msg:\"marker\"; flow:to_server; content:\"marker-7731\"; sid:1000001; rev:2;)\n";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +38,7 @@ pub struct House {
     pub published: SocketAddr,
     control: UnixStream,
     answers: BufReader<UnixStream>,
+    wanted: BufReader<UnixStream>,
     events: UnixStream,
     captures: tempfile::TempDir,
     _rules: tempfile::NamedTempFile,
@@ -46,6 +51,31 @@ pub struct House {
 struct Bridge {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+}
+
+/// A clone of the pool: a namespace of its own with a TAP, plugged in or parked.
+pub struct Clone {
+    pub netns: String,
+    tap: Arc<Uplink>,
+    bridge: Option<Bridge>,
+}
+
+impl Clone {
+    pub fn parked(tag: &str) -> Clone {
+        let netns = format!("nwt{}-clone-{tag}", std::process::id());
+        netns::create(&netns).unwrap();
+        let tap = open_tap(&netns, "eth0", &format!("{POOL}/24")).unwrap();
+        ip(&["-n", &netns, "link", "set", "eth0", "address", POOL_MAC]).unwrap();
+        ip(&["-n", &netns, "route", "add", "default", "via", GATEWAY]).unwrap();
+        Clone { netns, tap: Arc::new(Uplink::new(tap)), bridge: None }
+    }
+}
+
+impl Drop for Clone {
+    fn drop(&mut self) {
+        stop(self.bridge.take());
+        let _ = netns::delete(&self.netns);
+    }
 }
 
 /// Namespaces that go, whatever happens.
@@ -76,12 +106,15 @@ impl House {
         let rules = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(rules.path(), RULE).unwrap();
         let (control, control_inner) = UnixStream::pair().unwrap();
+        let (wanted, wanted_inner) = UnixStream::pair().unwrap();
+        wanted.set_read_timeout(Some(PATIENCE)).unwrap();
         let (events, events_inner) = UnixStream::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let published = listener.local_addr().unwrap();
         let config = NetwatchConfig {
             netns: Some(netns.clone()),
             control_fd: control_inner.into_raw_fd(),
+            wanted_fd: Some(wanted_inner.into_raw_fd()),
             events_fd: Some(events_inner.into_raw_fd()),
             uplinks: vec![
                 UplinkConfig { fd: gateway.into_raw_fd(), kind: UplinkKind::Gateway, mac: None },
@@ -118,6 +151,7 @@ impl House {
             published,
             control,
             answers,
+            wanted: BufReader::new(wanted),
             events,
             captures,
             _rules: rules,
@@ -137,10 +171,49 @@ impl House {
             r#"{{"op":"add-port","domain":"web","domid":3,"mac":"{DECOY_MAC}","addresses":["{DECOY}"]}}"#
         );
         assert_eq!(self.ask_with(&request, &copy(&port))["ok"], serde_json::json!({}));
-        let endpoint = Endpoint::attach(port, Side::Backend).unwrap();
-        let (stop, tap) = (Arc::new(AtomicBool::new(false)), Arc::clone(&self.decoy_tap));
-        let flag = Arc::clone(&stop);
-        self.bridge = Some(Bridge { stop, thread: thread::spawn(move || carry(&tap, endpoint, &flag)) });
+        self.bridge = Some(bridge(&self.decoy_tap, Endpoint::attach(port, Side::Backend).unwrap()));
+    }
+
+    /// Opens the pool.
+    pub fn add_pool(&mut self) {
+        let request = format!(r#"{{"op":"add-pool","pool":"ssh","mac":"{POOL_MAC}","address":"{POOL}"}}"#);
+        assert_eq!(self.ask(&request)["ok"], serde_json::json!({}));
+    }
+
+    /// The next source that waits for a clone.
+    pub fn wanted(&mut self) -> Value {
+        let mut line = String::new();
+        self.wanted.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["wanted"].take()
+    }
+
+    /// Plugs a clone in for a source; answers how many frames were held.
+    pub fn plug_clone_in(&mut self, clone: &mut Clone, domid: u32, source: &str) -> u64 {
+        let (endpoint, held) = self.plug_raw_clone_in(domid, source);
+        clone.bridge = Some(bridge(&clone.tap, endpoint));
+        held
+    }
+
+    /// The same, for a clone that the test itself plays, frame by frame.
+    pub fn plug_raw_clone_in(&mut self, domid: u32, source: &str) -> (Endpoint, u64) {
+        let port = Port::create().unwrap();
+        let request = format!(
+            r#"{{"op":"add-port","domain":"ssh-{domid}","domid":{domid},"mac":"{POOL_MAC}","addresses":["{POOL}"],"seat":{{"pool":"ssh","source":"{source}"}}}}"#
+        );
+        let answer = self.ask_with(&request, &copy(&port));
+        let held = answer["ok"]["held"].as_u64().unwrap_or_else(|| panic!("{answer}"));
+        (Endpoint::attach(port, Side::Backend).unwrap(), held)
+    }
+
+    /// A vif that nobody speaks to and that says nothing.
+    pub fn plug_idle_in(&mut self, number: u8, domid: u32) -> Endpoint {
+        let port = Port::create().unwrap();
+        let [high, low] = [domid >> 8 & 0xff, domid & 0xff];
+        let request = format!(
+            r#"{{"op":"add-port","domain":"idle-{domid}","domid":{domid},"mac":"00:16:3e:{number:02x}:{high:02x}:{low:02x}","addresses":["10.{number}.{high}.{low}"]}}"#
+        );
+        assert_eq!(self.ask_with(&request, &copy(&port))["ok"], serde_json::json!({}));
+        Endpoint::attach(port, Side::Backend).unwrap()
     }
 
     /// Adds a port whose backend claims to have produced more than the ring holds.
@@ -203,10 +276,7 @@ impl House {
     }
 
     fn stop_bridge(&mut self) {
-        if let Some(bridge) = self.bridge.take() {
-            bridge.stop.store(true, Ordering::Relaxed);
-            bridge.thread.join().unwrap();
-        }
+        stop(self.bridge.take());
     }
 }
 
@@ -253,6 +323,19 @@ fn copy(port: &PortFds) -> PortFds {
         memory: copy(&port.memory),
         to_switch: copy(&port.to_switch),
         from_switch: copy(&port.from_switch),
+    }
+}
+
+fn bridge(tap: &Arc<Uplink>, endpoint: Endpoint) -> Bridge {
+    let (stop, tap) = (Arc::new(AtomicBool::new(false)), Arc::clone(tap));
+    let flag = Arc::clone(&stop);
+    Bridge { stop, thread: thread::spawn(move || carry(&tap, endpoint, &flag)) }
+}
+
+fn stop(bridge: Option<Bridge>) {
+    if let Some(bridge) = bridge {
+        bridge.stop.store(true, Ordering::Relaxed);
+        bridge.thread.join().unwrap();
     }
 }
 
