@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::announce::Announcer;
 use super::console::ConsoleError;
 use super::control::ControlError;
+use super::copying::CopyError;
 use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
 use super::launch::{self, LaunchError, Plan};
@@ -91,6 +92,9 @@ pub enum HouseError {
     /// A domain was not saved, or one that was saved is none.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// A domain was not copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The switch did not do it.
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -214,6 +218,7 @@ impl House {
 
     /// Stops the vcpus; answers what the process says of them.
     pub fn pause(&self, domain: &Domain) -> Result<Value, HouseError> {
+        let _hold = domain.hold();
         self.must_be(domain, Life::Running, "running")?;
         let registers = self.ask(domain, "pause")?;
         domain.set_life(Life::Paused);
@@ -223,6 +228,7 @@ impl House {
 
     /// Lets the vcpus run again.
     pub fn unpause(&self, domain: &Domain) -> Result<Value, HouseError> {
+        let _hold = domain.hold();
         self.must_be(domain, Life::Paused, "paused")?;
         let answer = self.ask(domain, "unpause")?;
         domain.set_life(Life::Running);

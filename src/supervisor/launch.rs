@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
+use honeyvmm::config::{DiskConfig, DomainConfig, RamDiff, VifConfig};
 use honeyvmm::shim::Backend;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,7 @@ use super::announce::Announcer;
 use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
+use super::copying::Copies;
 use super::domain::{Domain, uuid_text};
 use super::network::{Network, SwitchError};
 use super::observer::{Observer, Sight};
@@ -155,6 +156,7 @@ pub fn launch(
         control,
         console,
         observer,
+        parts.copies,
     ));
     let pid = start(&domain, program, reader, ended).map_err(step("start its process"))?;
     let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
@@ -211,6 +213,8 @@ struct Parts {
     vifs: Vec<Vif>,
     ram: Arc<Ram>,
     shim: File,
+    dirty: File,
+    copies: Copies,
     bell: OwnedFd,
     kvm: File,
     backend: Backend,
@@ -238,6 +242,7 @@ impl Parts {
                 (Ram::restored(saved.ram()?, bytes), disks)
             }
         };
+        let (copies, dirty) = Copies::new(file.memory_mib, &disks, plan.saved.clone())?;
         Ok(Parts {
             kernel: resources::open("kernel", &plan.folder.join(kernel))?,
             ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
@@ -245,6 +250,8 @@ impl Parts {
             vifs: resources::vifs(file, plan.uuid)?,
             ram: Arc::new(ram),
             shim,
+            dirty,
+            copies,
             bell: resources::bell()?,
             backend: resources::backend(&kvm)?,
             kvm,
@@ -289,7 +296,9 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
         state_fd: plan.saved.as_ref().map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
         ram_fd: hand.descriptors.hand_copy(parts.ram.file())?,
+        ram_diffs: hand.diffs(plan.saved.as_deref())?,
         shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
+        dirty_fd: Some(hand.descriptors.hand_copy(&parts.dirty)?),
         trace_bell_fd: Some(hand.descriptors.hand_copy(&parts.bell)?),
         control_fd: hand.descriptors.hand(child.control),
         console_fd: hand.descriptors.hand(child.console),
@@ -389,6 +398,12 @@ impl Hand {
             })
         };
         disks.iter().map(hand).collect()
+    }
+
+    fn diffs(&mut self, saved: Option<&Saved>) -> io::Result<Vec<RamDiff>> {
+        let diffs = saved.map(Saved::ram_diffs).transpose().map_err(io::Error::other)?.unwrap_or_default();
+        let mut hand = |file: File| self.descriptors.hand(file);
+        Ok(diffs.into_iter().map(|(data, map)| RamDiff { data_fd: hand(data), map_fd: hand(map) }).collect())
     }
 
     fn vifs(&mut self, vifs: &[Vif]) -> io::Result<Vec<VifConfig>> {

@@ -8,6 +8,7 @@ mod cgroup;
 mod client;
 mod console;
 mod control;
+mod copying;
 mod dashboard;
 mod domain;
 mod evidence;
@@ -23,7 +24,7 @@ mod resources;
 mod run;
 mod saved;
 mod services;
-mod sums;
+mod snapshot;
 
 pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;
