@@ -88,6 +88,8 @@ fn a_busy_guest_goes_on_from_every_snapshot_with_every_byte() {
     let honeynet = Honeynet::new("");
     let mut guest = guest(&honeynet, "vcpus=2");
     guest.run(BUSY);
+    // All files are there.
+    guest.run("while [ \"$(cat /d/count 2>/dev/null || echo 0)\" -lt 9 ]; do sleep 0.1; done");
     let commands = guest.commands();
     let mut taken = Vec::new();
     for (round, diff) in [false, true, true, false, true].into_iter().enumerate() {
@@ -218,7 +220,7 @@ fn a_supervisor_that_is_killed_leaves_no_half_snapshot_that_is_taken_for_whole()
         util::kill(pid);
         taking.wait().unwrap();
         drop(guest);
-        // It takes away what its predecessor left running.
+        util::wait_for("its end", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
         honeynet.run(&["down"]).good();
         for row in honeynet.run(&["snapshots", "--json"]).good().json().as_array().unwrap() {
             honeynet.run(&["snapshot-verify", row["id"].as_str().unwrap()]).good();
