@@ -9,5 +9,7 @@ pub mod domain_file;
 pub mod honeynet_file;
 pub mod jail;
 pub mod password;
+pub mod snapshot;
+pub mod sparse;
 pub mod state;
 pub mod supervisor;

@@ -74,6 +74,11 @@ impl State {
         self.root.join("baselines")
     }
 
+    /// Snapshots of each domain.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
     /// Kernels and images, by the hash of what made them.
     pub fn images(&self) -> PathBuf {
         self.root.join("images")

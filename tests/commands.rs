@@ -28,7 +28,16 @@ fn every_command_has_help_with_an_example() {
         "vcpu-set",
         "vcpu-list",
         "net",
+        "pull",
         "snapshot",
+        "snapshots",
+        "snapshot-diff",
+        "snapshot-verify",
+        "snapshot-compact",
+        "snapshot-remove",
+        "dump-core",
+        "save",
+        "restore",
         "fim",
         "verify",
         "evidence",
@@ -75,7 +84,7 @@ fn a_kernel_tells_its_symbols_without_a_running_honeynet() {
 #[test]
 fn what_needs_a_running_honeynet_says_so() {
     let honeynet = Honeynet::new("");
-    for word in [&["list"][..], &["pause", "x"], &["info"], &["net"], &["snapshot", "x"]] {
+    for word in [&["list"][..], &["pause", "x"], &["info"], &["net"], &["snapshot", "x"], &["pull", "x"]] {
         honeynet.run(word).fails(1, "the honeynet is not up: start it with `honeynet up`");
     }
     honeynet.run(&["down"]).good();

@@ -193,12 +193,21 @@ fn its_socket_does_only_what_a_dashboard_needs() {
     for op in ["list", "info", "net"] {
         assert!(by_socket(&honeynet, &json!({ "op": op }))["ok"] != json!(null), "{op}");
     }
-    for op in ["snapshot", "fim-check", "pause", "unpause"] {
+    for op in ["pull", "fim-check", "pause", "unpause"] {
         let reply = by_socket(&honeynet, &json!({ "op": op, "name": "x" }));
         assert_eq!(reply, json!({ "error": "there is no domain x", "code": 3 }), "{op}");
     }
-    let named =
-        ["shutdown", "reboot", "destroy", "domain-info", "xenstore-ls", "dmesg", "console", "fim-baseline"];
+    let named = [
+        "shutdown",
+        "reboot",
+        "destroy",
+        "domain-info",
+        "xenstore-ls",
+        "dmesg",
+        "console",
+        "fim-baseline",
+        "snapshot",
+    ];
     let create = json!({ "op": "create", "file": "", "folder": "/" });
     let refused = named.map(|op| json!({ "op": op, "name": "x" }));
     for request in refused.into_iter().chain([create, json!({ "op": "down" }), json!({ "op": "dmesg" })]) {

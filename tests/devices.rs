@@ -129,7 +129,7 @@ fn a_block_device_is_a_disk_with_and_without_a_layer() {
     for (name, shell) in [("plain", &mut guest), ("layered", &mut layered)] {
         assert_eq!(shell.run("cat /sys/block/xvda/size"), "2048", "{name}");
         shell.run("echo small | dd of=/dev/xvda bs=512 seek=1 conv=notrunc,fsync");
-        let case = honeynet.run(&["snapshot", name, "--json"]).good().json();
+        let case = honeynet.run(&["pull", name, "--json"]).good().json();
         let pulled = std::path::Path::new(case["folder"].as_str().unwrap()).join("disk-xvda.raw");
         let pulled = fs::read(pulled).unwrap();
         assert!(

@@ -43,7 +43,7 @@ fn check_renamed(key: &str, command: &str, state: &str) {
     honeynet.run(&["pause", "a-1"]).fails_with("domain a-1 is ");
 
     // Its memory is there until it is destroyed, and then it alone is gone. Its disks are its successor's.
-    let case = honeynet.run(&["snapshot", "a-1", "--reason", "how it ended", "--json"]).good().json();
+    let case = honeynet.run(&["pull", "a-1", "--reason", "how it ended", "--json"]).good().json();
     let case = std::path::Path::new(case["folder"].as_str().unwrap());
     assert!(case.join("memory.elf").exists() && !case.join("disk-xvda.raw").exists(), "{key}");
     honeynet.run(&["destroy", "a-1"]).good();

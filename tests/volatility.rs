@@ -44,7 +44,7 @@ fn volatility_shows_what_ran_in_a_case() {
     let mut guest = Guest::create(&honeynet, "a", "");
     // The shell has forked before it says so; only then does the child become another program.
     guest.run("sleep 4321 & until grep sleep /proc/$!/comm; do :; done");
-    let answer = honeynet.run(&["snapshot", "a", "--json"]).good().json();
+    let answer = honeynet.run(&["pull", "a", "--json"]).good().json();
     let case = PathBuf::from(answer["folder"].as_str().unwrap());
     honeynet.run(&["verify", case.to_str().unwrap()]).good();
     let manifest = forensics::case::read_manifest(&case).unwrap();

@@ -52,7 +52,7 @@ pub async fn snapshot(
         return Err(Refusal::Value("the reason is longer than 500 characters"));
     }
     let job = app.jobs.begin(Kind::Snapshot, &name)?;
-    let request = json!({ "op": "snapshot", "name": name, "reason": reason });
+    let request = json!({ "op": "pull", "name": name, "reason": reason });
     Ok(begun(app, job, request, |answer| json!({ "case": answer["case"] })))
 }
 

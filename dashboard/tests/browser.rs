@@ -162,7 +162,7 @@ async fn a_snapshot_becomes_a_case_that_is_verified_and_downloaded() {
     browser.wait("return document.querySelector('[data-stage=running] .spinner') !== null").await;
     house.supervisor.hold(false);
     browser.wait("return document.querySelector('[data-case]') !== null").await;
-    let asked = house.supervisor.asked("snapshot");
+    let asked = house.supervisor.asked("pull");
     assert_eq!((&asked[0]["name"], &asked[0]["reason"]), (&json!("web-server"), &json!("odd process")));
     let row = browser.script("return document.querySelector('[data-case]').innerText").await;
     assert!(row.as_str().unwrap().contains("odd process"), "{row}");

@@ -84,7 +84,7 @@ fn nobody_is_served_who_is_not_logged_in() {
             assert_eq!(house.ask("POST", target, &headers, "").status, 401, "{target} {headers:?}");
         }
     }
-    assert!(house.supervisor.asked("pause").is_empty() && house.supervisor.asked("snapshot").is_empty());
+    assert!(house.supervisor.asked("pause").is_empty() && house.supervisor.asked("pull").is_empty());
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn malformed_requests_are_refused_and_the_next_one_is_served() {
         let shown: String = target.chars().take(60).collect();
         assert_eq!(answer.status, status, "{shown} {body:.40}: {}", answer.text());
     }
-    assert!(house.supervisor.asked("snapshot").is_empty());
+    assert!(house.supervisor.asked("pull").is_empty());
     for bytes in
         [&b"\x16\x03\x01\x02\x00"[..], b"\r\n\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff\xfe\r\n\r\n"]
     {

@@ -20,7 +20,7 @@ const list = el("div", { class: "scroll" }, el("table", { class: "cases", "aria-
   el("thead", {}, el("tr", {}, [["Case", "wide"], ["Domain", "name"], ["Taken", "when"], ["Reason", "wide"], ["Size", "number"], ["Verdict", "name"], ["", "actions"]]
     .map(([name, kind]) => el("th", { scope: "col", class: kind }, name)))), body));
 const nothing = el("div", { class: "empty", hidden: true }, el("p", {}, "There are no cases yet."),
-  el("p", {}, "Choose a domain above and pull a snapshot, or type: honeynet snapshot NAME --reason WHY"));
+  el("p", {}, "Choose a domain above and pull a snapshot, or type: honeynet pull NAME --reason WHY"));
 
 const jobs = new Jobs(["snapshot", "verify"], { ended: () => load(), changed: () => verdicts() });
 document.getElementById("main").append(form, hint, jobs.box, list, nothing);

@@ -74,6 +74,11 @@ impl Emitter {
         self.shared.inbox.put(event);
     }
 
+    /// The number of the last event that was queued; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.shared.inbox.last_seq()
+    }
+
     /// Waits until everything emitted before this call is on the sink's disk. False when that took longer than `timeout`.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.shared.inbox.wait_acked(timeout)

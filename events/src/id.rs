@@ -102,6 +102,8 @@ event_ids! {
     TraceDropped = "trace.dropped", Error;
     /// A case was written.
     CaseCreated = "case.created", Notice;
+    /// A snapshot of a domain was taken.
+    SnapshotTaken = "snapshot.taken", Notice;
     /// A process of the house started.
     ServiceStarted = "service.started", Info;
     /// A process of the house ended without being asked to.

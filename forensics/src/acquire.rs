@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::MemfdFlags;
@@ -179,6 +179,31 @@ pub fn copy_paused(source: Acquisition, spool: &Path, taken: Timestamp) -> Resul
         taken,
         copy_ms: begin.elapsed().as_millis() as u64,
     })
+}
+
+/// Takes what was copied already: `memory` and the disks are nobody's any more, and `changing` is not looked at. The domain stood still for `pause`.
+pub fn copied(source: Acquisition, taken: Timestamp, pause: Duration) -> Result<Frozen, AcquireError> {
+    check_sources(&source)?;
+    Ok(Frozen {
+        domain: source.domain,
+        memory: source.memory,
+        ranges: source.ranges,
+        vcpus: source.vcpus,
+        disks: source.disks.into_iter().map(|disk| (disk.name, None, disk.open)).collect(),
+        kernel: source.kernel,
+        notes: source.notes,
+        taken,
+        copy_ms: pause.as_millis() as u64,
+    })
+}
+
+/// Memory alone as an ELF core, with what its kernel says of itself where that is found.
+///
+/// # Errors
+/// The host's.
+pub fn write_core(memory: &File, ranges: &[RamRange], vcpus: &[VcpuRegs], out: &File) -> io::Result<()> {
+    let found = vmcoreinfo::find(memory, ranges)?;
+    elf_core::write(memory, ranges, vcpus, found.first().map(|one| one.text.as_slice()), out)
 }
 
 fn check_sources(source: &Acquisition) -> Result<(), AcquireError> {

@@ -30,7 +30,7 @@ pub mod volatility;
 
 pub use acquire::{
     AcquireError, Acquisition, CaseOptions, DiskReader, DiskSource, Frozen, OpenDisk, OpenedDisk, Progress,
-    copy_paused, finish,
+    copied, copy_paused, finish, write_core,
 };
 pub use elf_core::RamRange;
 pub use manifest::{DomainInfo, Item, Manifest, ManifestError, VmcoreinfoHint};

@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         origin: Origin::Boot(Boot { kernel: &kernel, ramdisk: Some(&ramdisk), cmdline: &cmdline }),
         console: console.into(),
         devices: Vec::new(),
+        dirty_log: None,
     })?;
     writeln!(stderr(), "started after {:?}", begun.elapsed())?;
     let handle = machine.handle();

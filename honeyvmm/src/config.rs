@@ -40,10 +40,14 @@ pub struct DomainConfig {
     pub parked: bool,
     /// RAM: a memfd of `memory_mib` MiB; with `state_fd`, the file that holds what it held, which is not written.
     pub ram_fd: RawFd,
+    /// Diffs that are read into RAM before it goes on, the oldest first; with `state_fd` only.
+    pub ram_diffs: Vec<RamDiff>,
     /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.
     pub shim_fd: RawFd,
     /// The eventfd that has the observer look at the trace.
     pub trace_bell_fd: Option<RawFd>,
+    /// Where it is noted what is written, when that is asked for: a memfd of [`crate::dirty::DirtyLayout`]'s length.
+    pub dirty_fd: Option<RawFd>,
     /// Control socket (JSON lines).
     pub control_fd: RawFd,
     /// Console socket (raw bytes of hvc0).
@@ -56,6 +60,16 @@ pub struct DomainConfig {
     pub vifs: Vec<VifConfig>,
     /// The domain's own user and group, taken after start. `None` keeps the caller's (tests without root only).
     pub uid: Option<u32>,
+}
+
+/// Pages of RAM that differ from what lies below.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RamDiff {
+    /// The pages, each at its place.
+    pub data_fd: RawFd,
+    /// Which ones ([`crate::page_map`]).
+    pub map_fd: RawFd,
 }
 
 /// One disk.

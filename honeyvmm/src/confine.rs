@@ -1,7 +1,7 @@
 //! The seccomp filter of a domain's process: what it may still ask of the host kernel once its guest runs.
 //!
 //! One filter for all threads: they share their memory, so what one of them may do, whoever breaks into another may make it do.
-//! It opens nothing, starts nothing, makes no memory executable, and of KVM only runs vcpus. A call that is not in the list kills the
+//! It opens nothing, starts nothing, makes no memory executable, and of KVM only runs vcpus and asks which pages they wrote. A call that is not in the list kills the
 //! process, which is the domain's crash.
 
 use std::collections::BTreeMap;
@@ -100,8 +100,9 @@ pub fn confine() -> Result<(), ConfineError> {
 
 fn compile() -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    // Of KVM, what a running vcpu needs. The command is the second argument's low half.
-    let ioctls = kvm::RUN_TIME_IOCTLS.iter().map(|command| argument(1, SeccompCmpOp::Eq, *command));
+    // Of KVM, what running vcpus and the dirty log need. The command is the second argument's low half.
+    let ioctls = kvm::RUN_TIME_IOCTLS.iter().chain(&kvm::VM_RUN_TIME_IOCTLS);
+    let ioctls = ioctls.map(|command| argument(1, SeccompCmpOp::Eq, *command));
     rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
     let name = argument(0, SeccompCmpOp::Eq, libc::PR_SET_NAME.unsigned_abs().into())?;
     rules.insert(libc::SYS_prctl, vec![name]);

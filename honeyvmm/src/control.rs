@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::dirty::LogRequest;
 use crate::hypercall::ShutdownReason;
 use crate::machine::Handle;
 use crate::run_loop::{End, VcpuSnapshot};
@@ -33,6 +34,7 @@ enum Request {
     XenstoreLs,
     Save,
     VcpuSet { vcpus: u32 },
+    DirtyLog { what: LogRequest },
 }
 
 /// The socket's writing end. Clones share it; a line goes out whole.
@@ -108,6 +110,9 @@ fn answer(request: Request, handle: &Handle) -> Result<Value, String> {
         }
         Request::VcpuSet { vcpus } => {
             handle.set_vcpus(vcpus).map(|()| json!({})).map_err(|error| error.to_string())
+        }
+        Request::DirtyLog { what } => {
+            handle.log_writes(what).map(|()| json!({})).map_err(|error| events::sentence(&error))
         }
         Request::XenstoreLs => Ok(json!(handle.store().dump())),
         Request::Save => {
@@ -202,7 +207,10 @@ mod tests {
         let parse = |text: &str| serde_json::from_str::<Request>(text).ok();
         assert_eq!(parse(r#"{"op":"xenstore-ls"}"#), Some(Request::XenstoreLs));
         assert_eq!(parse(r#"{"op":"vcpu-set","vcpus":2}"#), Some(Request::VcpuSet { vcpus: 2 }));
+        let collect = Request::DirtyLog { what: LogRequest::Collect };
+        assert_eq!(parse(r#"{"op":"dirty-log","what":"collect"}"#), Some(collect));
         for wrong in [
+            r#"{"op":"dirty-log","what":"dance"}"#,
             r#"{"op":"vcpu-set"}"#,
             r#"{"op":"vcpu-set","vcpus":-1}"#,
             "",

@@ -8,6 +8,7 @@ mod below;
 mod header;
 mod layer;
 mod map;
+mod reader;
 mod view;
 
 use std::fs::File;
@@ -22,8 +23,10 @@ use thiserror::Error;
 pub use below::Below;
 pub use header::HeaderError;
 pub use layer::Layer;
+pub use reader::LayerReader;
 pub use view::View;
 
+use crate::dirty::Bits;
 use crate::memory::{Access, Gpa, MemoryError};
 
 /// Bytes of a cluster, the unit of copying: the page and block size of our guests.
@@ -85,6 +88,8 @@ pub struct Disk {
     layer: Option<Layer>,
     bytes: u64,
     mode: Mode,
+    /// Where written clusters are noted.
+    written: Option<Bits>,
 }
 
 impl Disk {
@@ -113,7 +118,12 @@ impl Disk {
             Some(layer) => layer.disk_bytes(),
             None => file_bytes(below.image())?,
         };
-        Ok(Self { below, layer, bytes, mode })
+        Ok(Self { below, layer, bytes, mode, written: None })
+    }
+
+    /// Has every cluster that is written or discarded noted there, while the log is on.
+    pub fn log_writes(&mut self, bits: Bits) {
+        self.written = Some(bits);
     }
 
     /// Length in bytes.
@@ -208,10 +218,12 @@ impl Disk {
         if first >= last {
             return Ok(());
         }
-        match &mut self.layer {
+        let done = match &mut self.layer {
             Some(layer) => layer.discard(first..last),
             None => layer::punch(self.below.image(), first, last - first),
-        }
+        };
+        self.note(first..last);
+        done
     }
 
     fn check(&self, offset: u64, bytes: u64) -> Result<(), DiskError> {
@@ -238,9 +250,18 @@ impl Disk {
         if bytes == 0 {
             return Ok(());
         }
-        match &mut self.layer {
+        let done = match &mut self.layer {
             Some(layer) => layer.write_with(&self.below, offset..offset + bytes, write),
             None => write(self.below.image(), offset),
+        };
+        self.note(offset..offset + bytes);
+        done
+    }
+
+    /// Notes clusters that were written, or may have been when the write failed.
+    fn note(&self, range: Range<u64>) {
+        if let Some(written) = &self.written {
+            written.mark(range.start / CLUSTER_BYTES..range.end.div_ceil(CLUSTER_BYTES));
         }
     }
 

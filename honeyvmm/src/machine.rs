@@ -5,6 +5,7 @@
 
 mod begin;
 pub mod state;
+mod write_log;
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,6 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::builder::BuildError;
 use crate::cpuid::Place;
 use crate::device::Overseen;
+use crate::dirty::{DirtyLog, LogRequest};
 use crate::evtchn::{Doorbell, EvtchnSetupError};
 use crate::hypercall::Shared;
 use crate::kernel_image::KernelImage;
@@ -31,6 +33,8 @@ use crate::xenbus::{self, BackendError, Device};
 use crate::xenstore::Xenstore;
 use begin::{Begun, Site, set_availability};
 pub use state::{ClockState, DomainState, NotSaved, Pages, StateError};
+use write_log::WriteLog;
+pub use write_log::WriteLogError;
 
 /// Why a domain cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +103,8 @@ pub struct Parts<'a> {
     pub console: OwnedFd,
     /// Devices.
     pub devices: Vec<Offered>,
+    /// Where it is noted which pages and clusters are written, when that is asked for.
+    pub dirty_log: Option<DirtyLog>,
 }
 
 /// How a domain begins.
@@ -179,6 +185,7 @@ pub struct Machine {
     store: Xenstore,
     pages: Pages,
     gate: Arc<Gate>,
+    write_log: WriteLog,
     backend: Backend,
     vcpus: Vec<JoinHandle<()>>,
     ends: Receiver<End>,
@@ -226,8 +233,7 @@ impl Machine {
             gate: gate.clone(),
         };
         let server = thread::Builder::new().name("xenstore".into()).spawn(move || server.run())?;
-        let (end, ends) = channel();
-        let (mut waiting, mut threads) = (Vec::new(), Vec::new());
+        let ((end, ends), mut waiting, mut threads) = (channel(), Vec::new(), Vec::new());
         for (index, (vcpu, started)) in of_kvm.into_iter().enumerate() {
             let bell = parts.trace_bell.as_ref().map(OwnedFd::try_clone).transpose()?;
             let run_loop = RunLoop {
@@ -254,6 +260,7 @@ impl Machine {
             store: begun.store,
             pages: begun.pages,
             gate,
+            write_log: WriteLog::new(vm, parts.dirty_log, &parts.ram),
             backend,
             vcpus: threads,
             ends,
@@ -314,6 +321,7 @@ impl Machine {
             pages: self.pages,
             gate: self.gate.clone(),
             start: self.start.clone(),
+            write_log: self.write_log.clone(),
             backend: self.backend,
         }
     }
@@ -344,6 +352,7 @@ pub struct Handle {
     pages: Pages,
     gate: Arc<Gate>,
     start: Arc<Start>,
+    write_log: WriteLog,
     backend: Backend,
 }
 
@@ -383,6 +392,14 @@ impl Handle {
             store: self.store.save(),
             pages: self.pages,
         })
+    }
+
+    /// Has it noted which pages and clusters are written; the domain may run or stand.
+    ///
+    /// # Errors
+    /// It was built without a log; KVM refused.
+    pub fn log_writes(&self, request: LogRequest) -> Result<(), WriteLogError> {
+        self.write_log.ask(request)
     }
 
     /// Goes on.

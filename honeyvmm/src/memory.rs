@@ -6,6 +6,7 @@
 
 mod address;
 mod file;
+mod log;
 mod read_only;
 
 use std::os::fd::OwnedFd;
@@ -13,12 +14,16 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::volatile_memory::VolatileMemory;
 use vm_memory::{AtomicInteger, Bytes, FileOffset, MmapRegion, VolatileSlice};
 
 pub use address::{EvtchnPort, Gfn, Gpa, GrantRef, Gva, PAGE_SHIFT, PAGE_SIZE};
+pub use log::{PageLog, PageLogSlice};
 pub use read_only::ReadOnlyRam;
+
+use crate::dirty::Bits;
 
 /// Why an access or a mapping was refused.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +79,7 @@ pub enum MemoryError {
 /// One contiguous piece of guest-physical memory, mapped. Clones share the mapping.
 #[derive(Debug, Clone)]
 pub struct Region {
-    mapping: Arc<MmapRegion<()>>,
+    mapping: Arc<MmapRegion<PageLog>>,
     base: Gpa,
 }
 
@@ -170,6 +175,11 @@ impl Region {
         };
     }
 
+    /// Has what this process writes here noted there, while the log is on; by all clones.
+    pub fn log_writes(&self, bits: Bits) {
+        self.mapping.bitmap().attach(bits);
+    }
+
     /// The first guest-physical address.
     #[must_use]
     pub fn base(&self) -> Gpa {
@@ -222,13 +232,16 @@ impl From<Region> for GuestMemory {
     }
 }
 
+/// A piece of guest memory, whose writes are noted.
+pub type GuestSlice<'a> = VolatileSlice<'a, PageLogSlice<'a>>;
+
 /// Access by guest-physical address. Every method fails, and changes nothing, when any byte of the range is outside.
 pub trait Access {
     /// The mapped bytes of a range. For this module's own methods: a `VolatileSlice` is a raw view, not a reference.
     ///
     /// # Errors
     /// [`MemoryError::Outside`].
-    fn slice(&self, gpa: Gpa, bytes: u64) -> Result<VolatileSlice<'_>, MemoryError>;
+    fn slice(&self, gpa: Gpa, bytes: u64) -> Result<GuestSlice<'_>, MemoryError>;
 
     /// Copies guest memory into `out`.
     ///
@@ -366,7 +379,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`].
     fn store_u8(&self, gpa: Gpa, value: u8, order: Ordering) -> Result<(), MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU8| word.store(value, order))
+        change_atomic(self, gpa, |word: &AtomicU8| word.store(value, order))
     }
 
     /// Stores a `u32` atomically.
@@ -374,7 +387,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`], [`MemoryError::Misaligned`].
     fn store_u32(&self, gpa: Gpa, value: u32, order: Ordering) -> Result<(), MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU32| word.store(value, order))
+        change_atomic(self, gpa, |word: &AtomicU32| word.store(value, order))
     }
 
     /// Stores a `u64` atomically.
@@ -382,7 +395,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`], [`MemoryError::Misaligned`].
     fn store_u64(&self, gpa: Gpa, value: u64, order: Ordering) -> Result<(), MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU64| word.store(value, order))
+        change_atomic(self, gpa, |word: &AtomicU64| word.store(value, order))
     }
 
     /// Exchanges a `u8`, returning what was there.
@@ -390,7 +403,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`].
     fn swap_u8(&self, gpa: Gpa, value: u8, order: Ordering) -> Result<u8, MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU8| word.swap(value, order))
+        change_atomic(self, gpa, |word: &AtomicU8| word.swap(value, order))
     }
 
     /// Sets bits of a `u64`, returning what was there.
@@ -398,7 +411,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`], [`MemoryError::Misaligned`].
     fn fetch_or_u64(&self, gpa: Gpa, bits: u64, order: Ordering) -> Result<u64, MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU64| word.fetch_or(bits, order))
+        change_atomic(self, gpa, |word: &AtomicU64| word.fetch_or(bits, order))
     }
 
     /// Keeps only `bits` of a `u64`, returning what was there.
@@ -406,7 +419,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`], [`MemoryError::Misaligned`].
     fn fetch_and_u64(&self, gpa: Gpa, bits: u64, order: Ordering) -> Result<u64, MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU64| word.fetch_and(bits, order))
+        change_atomic(self, gpa, |word: &AtomicU64| word.fetch_and(bits, order))
     }
 
     /// Keeps only `bits` of a `u16`, returning what was there.
@@ -414,7 +427,7 @@ pub trait Access {
     /// # Errors
     /// [`MemoryError::Outside`], [`MemoryError::Misaligned`].
     fn fetch_and_u16(&self, gpa: Gpa, bits: u16, order: Ordering) -> Result<u16, MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU16| word.fetch_and(bits, order))
+        change_atomic(self, gpa, |word: &AtomicU16| word.fetch_and(bits, order))
     }
 
     /// Replaces a `u32` that still is `current`; `Ok(Err(seen))` when it is not.
@@ -427,7 +440,7 @@ pub trait Access {
         current: u32,
         new: u32,
     ) -> Result<Result<u32, u32>, MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU32| {
+        change_atomic(self, gpa, |word: &AtomicU32| {
             word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
         })
     }
@@ -442,7 +455,7 @@ pub trait Access {
         current: u64,
         new: u64,
     ) -> Result<Result<u64, u64>, MemoryError> {
-        with_atomic(self, gpa, |word: &AtomicU64| {
+        change_atomic(self, gpa, |word: &AtomicU64| {
             word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
         })
     }
@@ -503,7 +516,7 @@ pub trait Access {
 }
 
 impl Access for Region {
-    fn slice(&self, gpa: Gpa, bytes: u64) -> Result<VolatileSlice<'_>, MemoryError> {
+    fn slice(&self, gpa: Gpa, bytes: u64) -> Result<GuestSlice<'_>, MemoryError> {
         if !self.contains(gpa, bytes) {
             return Err(outside(gpa, bytes));
         }
@@ -514,7 +527,7 @@ impl Access for Region {
 }
 
 impl Access for GuestMemory {
-    fn slice(&self, gpa: Gpa, bytes: u64) -> Result<VolatileSlice<'_>, MemoryError> {
+    fn slice(&self, gpa: Gpa, bytes: u64) -> Result<GuestSlice<'_>, MemoryError> {
         if self.ram.contains(gpa, bytes) {
             return self.ram.slice(gpa, bytes);
         }
@@ -560,6 +573,17 @@ fn whole_pages(base: Gpa, bytes: u64) -> Result<usize, MemoryError> {
         (Some(_), Ok(size)) if whole => Ok(size),
         _ => Err(bad),
     }
+}
+
+/// As [`with_atomic`], of an access that writes.
+fn change_atomic<A: AtomicInteger, T>(
+    memory: &(impl Access + ?Sized),
+    gpa: Gpa,
+    access: impl FnOnce(&A) -> T,
+) -> Result<T, MemoryError> {
+    let changed = with_atomic(memory, gpa, access)?;
+    memory.slice(gpa, size_of::<A>() as u64)?.bitmap().mark_dirty(0, size_of::<A>());
+    Ok(changed)
 }
 
 /// The reference to the atomic lives only inside `access`, which is one instruction on it.

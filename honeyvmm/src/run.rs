@@ -14,15 +14,17 @@ use memmap2::Mmap;
 use vifport::{Endpoint, PortFds, Side};
 
 use crate::blkback::{BlkDevice, Blkback, Vdev, VdevError};
-use crate::config::{DiskConfig, DomainConfig, VifConfig};
+use crate::config::{DiskConfig, DomainConfig, RamDiff, VifConfig};
 use crate::confine::{ConfineError, confine, prepare};
 use crate::control::{Voice, serve};
 use crate::device::Reports;
+use crate::dirty::{self, DirtyLayout, DirtyLog};
 use crate::disk::{Below, Disk, DiskError, Layer, Mode, file_bytes};
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts, VcpuCounts};
-use crate::memory::{Access, Gpa, MemoryError, Region};
+use crate::memory::{Access, Gpa, MemoryError, PAGE_SIZE, Region};
 use crate::netback::{NetDevice, Netback};
+use crate::page_map::{self, PageMapError};
 use crate::report::DomainReports;
 use crate::run_loop::End;
 use crate::shim::{Layout, SHIM_GPA};
@@ -70,6 +72,17 @@ pub enum RunError {
     /// The RAM cannot be mapped.
     #[error("the domain's RAM cannot be mapped")]
     Ram(#[from] MemoryError),
+    /// A diff of the RAM is none.
+    #[error("a diff of the domain's RAM cannot be read")]
+    RamDiff(#[from] PageMapError),
+    /// A diff is of another RAM.
+    #[error("a diff of {diff} pages is none of {pages} pages of RAM")]
+    OtherRam {
+        /// Pages of the diff.
+        diff: u64,
+        /// Pages of the RAM.
+        pages: u64,
+    },
     /// A disk's name is none.
     #[error(transparent)]
     Vdev(#[from] VdevError),
@@ -163,14 +176,17 @@ fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -
         Origin::Boot(_) => Region::from_memfd(ram, Gpa(0), ram_bytes)?,
         Origin::Saved(_) => Region::from_snapshot(ram, Gpa(0), ram_bytes)?,
     };
+    config.ram_diffs.iter().try_for_each(|diff| read_diff(&ram, *diff))?;
     for (gpa, bytes) in &config.renewed {
         renew(&ram, Gpa(*gpa), *bytes)?;
     }
     let layout = Layout { ram_bytes: config.memory_mib << 20, vcpus: config.maxvcpus };
     let shim = Region::from_memfd(owned(config.shim_fd), SHIM_GPA, layout.shim_bytes())?;
     let mut devices = Vec::new();
-    for disk in &config.disks {
-        devices.push(offer_disk(disk, reports)?);
+    let mut disks = config.disks.iter().map(open_disk).collect::<Result<Vec<_>, _>>()?;
+    let dirty_log = dirty_log(config, &mut disks)?;
+    for (disk, config) in disks.into_iter().zip(&config.disks) {
+        devices.push(offer_disk(config, disk, reports)?);
     }
     for (index, vif) in config.vifs.iter().enumerate() {
         devices.push(offer_vif(index, vif, reports)?);
@@ -190,6 +206,7 @@ fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -
         origin,
         console: console.into(),
         devices,
+        dirty_log,
     })?)
 }
 
@@ -211,8 +228,36 @@ fn emitter(config: &DomainConfig) -> Option<Emitter> {
         .ok()
 }
 
-fn offer_disk(config: &DiskConfig, reports: &Arc<dyn Reports>) -> Result<Offered, RunError> {
-    let vdev: Vdev = config.vdev.parse()?;
+/// Pages of a diff into RAM: they are this process' own from then on.
+fn read_diff(ram: &Region, diff: RamDiff) -> Result<(), RunError> {
+    let data = File::from(owned(diff.data_fd));
+    let held = page_map::decode(&contents("map of a diff", diff.map_fd)?)?;
+    let (diff, pages) = (held.len() as u64, ram.bytes() / PAGE_SIZE);
+    if diff != pages {
+        return Err(RunError::OtherRam { diff, pages });
+    }
+    for run in dirty::runs(&held, held.len()) {
+        let (at, bytes) = (run.start as u64 * PAGE_SIZE, run.len() as u64 * PAGE_SIZE);
+        ram.read_from_file_at(&data, at, Gpa(at), bytes)?;
+    }
+    Ok(())
+}
+
+/// The log of what is written, told to the disks that the guest may write.
+fn dirty_log(config: &DomainConfig, disks: &mut [Disk]) -> Result<Option<DirtyLog>, RunError> {
+    let Some(fd) = config.dirty_fd else { return Ok(None) };
+    let mut written: Vec<_> = disks.iter_mut().filter(|disk| disk.mode() == Mode::ReadWrite).collect();
+    let bytes: Vec<u64> = written.iter().map(|disk| disk.bytes()).collect();
+    let log = DirtyLog::map(owned(fd), DirtyLayout::new(config.memory_mib << 20, &bytes))?;
+    for (index, disk) in written.iter_mut().enumerate() {
+        if let Some(bits) = log.disk(index) {
+            disk.log_writes(bits);
+        }
+    }
+    Ok(Some(log))
+}
+
+fn open_disk(config: &DiskConfig) -> Result<Disk, RunError> {
     let wrong = |source| RunError::Disk { vdev: config.vdev.clone(), source };
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let base = File::from(owned(config.base_fd));
@@ -221,7 +266,11 @@ fn offer_disk(config: &DiskConfig, reports: &Arc<dyn Reports>) -> Result<Offered
     let layer = layer.transpose().map_err(wrong)?;
     let frozen = config.frozen_fds.iter().map(|fd| File::from(owned(*fd))).collect();
     let below = Below::new(base, frozen).map_err(wrong)?;
-    let disk = Disk::new(&config.vdev, below, layer, mode).map_err(wrong)?;
+    Disk::new(&config.vdev, below, layer, mode).map_err(wrong)
+}
+
+fn offer_disk(config: &DiskConfig, disk: Disk, reports: &Arc<dyn Reports>) -> Result<Offered, RunError> {
+    let vdev: Vdev = config.vdev.parse()?;
     let backend = BlkDevice::new(vdev, Blkback::new(disk), reports.clone()).map_err(handed("disk"))?;
     let overseen = backend.overseen();
     let device = Device {

@@ -72,8 +72,7 @@ impl Capture {
     /// Begins the capture of a domain. The name goes into the file's name, so anything but letters, digits, dash and
     /// underscore becomes an underscore.
     pub fn open(domain: &str, limits: &CaptureLimits, now_us: u64) -> Result<Capture, CaptureError> {
-        let domain: String =
-            domain.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        let domain = name_in_files(domain);
         let writer = open_file(&domain, limits, now_us)?;
         Ok(Capture { domain, limits: limits.clone(), writer, file_bytes: 0, is_dirty: false })
     }
@@ -106,6 +105,17 @@ impl Capture {
     fn write_error(&self, source: io::Error) -> CaptureError {
         CaptureError::Write { domain: self.domain.clone(), source }
     }
+}
+
+/// The file that a domain's frames go to now, if there is one.
+pub fn newest(folder: &Path, domain: &str) -> Option<PathBuf> {
+    let domain = name_in_files(domain);
+    let files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    files.filter(|path| is_of_domain(path, &domain)).max()
+}
+
+fn name_in_files(domain: &str) -> String {
+    domain.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 fn open_file(domain: &str, limits: &CaptureLimits, now_us: u64) -> Result<BufWriter<File>, CaptureError> {
@@ -222,6 +232,17 @@ mod tests {
                 "web-2-20260101T000000.000000Z.pcap"
             ]
         );
+    }
+
+    #[test]
+    fn the_newest_file_is_the_domains_own() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(newest(folder.path(), "a b"), None);
+        for (name, now_us) in [("a b", 1_000_000), ("a b", 2_000_000), ("a b-2", 9_000_000)] {
+            Capture::open(name, &limits(folder.path()), now_us).unwrap();
+        }
+        let found = newest(folder.path(), "a b").unwrap();
+        assert_eq!(found.file_name().unwrap(), "a_b-19700101T000002.000000Z.pcap");
     }
 
     #[test]

@@ -160,14 +160,66 @@ pub enum Command {
     /// Print the switch's counters.
     #[command(after_help = "Example: honeynet net --json")]
     Net,
-    /// Write memory and disks of a running domain into a case.
-    #[command(after_help = "Example: honeynet snapshot ssh-server --reason 'odd process'")]
-    Snapshot {
+    /// Write memory and disks of a domain into a case, while it runs on.
+    #[command(after_help = "Example: honeynet pull ssh-server --reason 'odd process'")]
+    Pull {
         /// Name or number.
         name: String,
         /// Why; goes into the manifest.
         #[arg(long)]
         reason: Option<String>,
+    },
+    /// Take a snapshot of a domain, from which it can go on later; it runs on.
+    #[command(after_help = "Example: honeynet snapshot ssh-server --diff --reason 'before the reboot'")]
+    Snapshot {
+        /// Name or number.
+        name: String,
+        /// Only what differs from its last snapshot, or from the one that it went on from. The first of all is full.
+        #[arg(long)]
+        diff: bool,
+        /// Why; goes into the manifest.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// List the snapshots.
+    #[command(after_help = "Example: honeynet snapshots ssh-server --json")]
+    Snapshots {
+        /// Only of this domain.
+        name: Option<String>,
+    },
+    /// Say what differs between two snapshots: files, processes, sockets, modules.
+    #[command(after_help = "Example: honeynet snapshot-diff 20260102T030405678 20260102T031500000")]
+    SnapshotDiff {
+        /// The earlier one.
+        before: String,
+        /// The later one.
+        after: String,
+    },
+    /// Compare a snapshot, and those it lies over, with what was written.
+    #[command(after_help = "Example: honeynet snapshot-verify ssh-server/20260102T030405678")]
+    SnapshotVerify {
+        /// ID, or DOMAIN/ID.
+        id: String,
+    },
+    /// Make a diff stand alone.
+    #[command(after_help = "Example: honeynet snapshot-compact ssh-server/20260102T030405678")]
+    SnapshotCompact {
+        /// ID, or DOMAIN/ID.
+        id: String,
+    },
+    /// Remove a snapshot that no other one and no domain needs.
+    #[command(after_help = "Example: honeynet snapshot-remove ssh-server/20260102T030405678")]
+    SnapshotRemove {
+        /// ID, or DOMAIN/ID.
+        id: String,
+    },
+    /// Write the memory of a domain, or of a snapshot, to an ELF core for crash, gdb and Volatility.
+    #[command(after_help = "Example: honeynet dump-core ssh-server ssh-server.core")]
+    DumpCore {
+        /// Name or number of a domain, or a snapshot.
+        what: String,
+        /// The file that is made.
+        file: PathBuf,
     },
     /// Write a domain down, to go on later where it stands, and take it down.
     #[command(after_help = "Example: honeynet save ssh-server /srv/saved/ssh-server")]
@@ -177,11 +229,16 @@ pub enum Command {
         /// The folder that is made.
         folder: PathBuf,
     },
-    /// Let a saved domain go on.
-    #[command(after_help = "Example: honeynet restore /srv/saved/ssh-server")]
+    /// Let a saved domain, or one from a snapshot, go on.
+    #[command(
+        after_help = "Example: honeynet restore /srv/saved/ssh-server\n         honeynet restore ssh-server/20260102T030405678 --name ssh-again"
+    )]
     Restore {
-        /// What `save` made.
-        folder: PathBuf,
+        /// The folder that `save` made, or a snapshot: ID, or DOMAIN/ID.
+        what: String,
+        /// Under another name.
+        #[arg(long)]
+        name: Option<String>,
         /// Leave it paused.
         #[arg(short, long)]
         paused: bool,
@@ -192,8 +249,8 @@ pub enum Command {
     /// Let a saved domain go on several times side by side, each with a random state and an identity of its own.
     #[command(after_help = "Example: honeynet clone /srv/saved/ssh-server --count 10 --parked")]
     Clone {
-        /// What `save` made.
-        snapshot: PathBuf,
+        /// A snapshot's id, or what `save` made.
+        snapshot: String,
         /// How many.
         #[arg(long, default_value_t = 1, value_name = "N")]
         count: u32,

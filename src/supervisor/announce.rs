@@ -39,6 +39,11 @@ impl Announcer {
         self.emitter.emit(event);
     }
 
+    /// The number of the last event that was told.
+    pub fn last_seq(&self) -> u64 {
+        self.emitter.last_seq()
+    }
+
     /// Waits a moment until logsink has what was told.
     pub fn flush(&self) {
         self.emitter.flush(FLUSH_TIMEOUT);

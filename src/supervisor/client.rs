@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::evidence;
 use super::house::{House, HouseError};
 use super::protocol::{Asker, REQUEST_BYTES_MAX, Reply, Request};
+use super::snapshot::{self, Diff};
 use super::{clone, launch, saved};
 
 /// What of a VMM's log is sent; it is the end that one wants to see.
@@ -94,9 +95,16 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
             domain.observer.ask(&question, socket).map_err(|source| HouseError::Observer { name, source })?;
             return Ok(After::Closed);
         }
-        Request::Snapshot { name, reason } => evidence::snapshot(house, &*house.domain(&name)?, reason)?,
+        Request::Pull { name, reason } => evidence::pull(house, &*house.domain(&name)?, reason)?,
+        Request::Snapshot { name, diff, reason } => {
+            let diff = if diff { Diff::IfPossible } else { Diff::No };
+            snapshot::take(house, &*house.domain(&name)?, diff, reason)?
+        }
+        Request::DumpCore { name, file } => evidence::dump_core(house, &*house.domain(&name)?, &file)?,
         Request::Save { name, folder } => saved::save(house, &house.domain(&name)?, &folder)?,
-        Request::Restore { folder, paused, verify } => saved::restore(house, &folder, paused, verify)?,
+        Request::Restore { folder, name, paused, verify } => {
+            saved::restore(house, &folder, name, paused, verify)?
+        }
         Request::Clone(request) => clone::clone(house, &request)?,
         Request::FimBaseline { name } => evidence::baseline(house, &*house.domain(&name)?)?,
         Request::FimCheck { name } => evidence::check(house, &*house.domain(&name)?)?,

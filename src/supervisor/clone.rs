@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use super::domain::Domain;
 use super::house::{House, HouseError, new_uuid};
 use super::launch::Beginning;
+use super::network::Seat;
 use super::protocol::CloneRequest;
-use super::saved::{self, Opened, Saved};
-use crate::domain_file::DomainFile;
+use super::resources;
+use super::saved::{self, Saved};
+use crate::domain_file::vif::format_mac;
+use crate::domain_file::{DomainFile, OnExit};
 
 /// Where Linux maps its own image (Documentation/arch/x86/x86_64/mm.rst); as a paravirtual guest it does not move it.
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
@@ -46,10 +49,8 @@ pub enum CloneError {
     RandomState(#[from] RandomStateError),
 }
 
-/// A saved domain that clones go on from.
+/// A snapshot that clones go on from.
 pub struct Golden {
-    file: DomainFile,
-    folder: PathBuf,
     saved: Arc<Saved>,
     renewed: Vec<(u64, u64)>,
 }
@@ -57,10 +58,11 @@ pub struct Golden {
 impl Golden {
     /// Looks at it once for all clones.
     pub fn open(folder: &Path) -> Result<Golden, HouseError> {
-        let Opened { file, folder, saved } = saved::open(folder)?;
-        let kernel = file.kernel.as_ref().map(|kernel| folder.join(kernel)).unwrap_or_default();
-        let renewed = random_state(&kernel)?;
-        Ok(Golden { file, folder, saved, renewed })
+        let saved = Arc::new(Saved::open(folder)?);
+        let manifest = saved.manifest();
+        let kernel = manifest.domain.kernel.as_ref().map(|kernel| manifest.folder.join(kernel));
+        let renewed = random_state(&kernel.unwrap_or_default())?;
+        Ok(Golden { saved, renewed })
     }
 
     /// What they go on from.
@@ -68,12 +70,40 @@ impl Golden {
         &self.saved
     }
 
+    /// One more clone, under an address of its own.
+    fn begin_beside(
+        &self,
+        house: &Arc<House>,
+        name: &str,
+        parked: bool,
+    ) -> Result<Arc<Domain>, HouseError> {
+        let address = house.give_address()?;
+        let mac = format_mac(resources::own_mac(new_uuid(), 0));
+        let begun = self.begin(house, name, parked, Seat::Outer { mac, address });
+        house.take_back_address(address);
+        begun
+    }
+
     /// One more clone.
-    pub fn begin(&self, house: &Arc<House>, name: &str, parked: bool, seat: Seat) -> Result<Arc<Domain>, HouseError> {
-        let uuid = new_uuid();
-        let file = DomainFile { name: name.to_owned(), uuid: Some(uuid), ..self.file.clone() };
+    pub fn begin(
+        &self,
+        house: &Arc<House>,
+        name: &str,
+        parked: bool,
+        seat: Seat,
+    ) -> Result<Arc<Domain>, HouseError> {
+        let (uuid, manifest) = (new_uuid(), self.saved.manifest());
+        let mut file = DomainFile { name: name.to_owned(), uuid: Some(uuid), ..manifest.domain.clone() };
+        // It is a picture of a moment: one that begins anew would be another machine.
+        (file.on_poweroff, file.on_reboot, file.on_crash) =
+            (OnExit::Destroy, OnExit::Destroy, OnExit::Destroy);
+        if let (Seat::Outer { address, .. }, Some(vif)) = (&seat, file.vifs.first_mut()) {
+            // Inside it has the address that it had; everybody else knows it by the other one.
+            vif.ip = vif.ip.or(file.address);
+            file.address = Some(*address);
+        }
         let (saved, renewed) = (Some(Arc::clone(&self.saved)), self.renewed.clone());
-        house.build(file, self.folder.clone(), uuid, Beginning { saved, renewed, parked, seat })
+        house.build(file, manifest.folder.clone(), uuid, Beginning { saved, renewed, parked, seat })
     }
 }
 
@@ -83,11 +113,12 @@ pub fn clone(house: &Arc<House>, request: &CloneRequest) -> Result<Value, HouseE
         return Err(CloneError::Count(request.count).into());
     }
     let golden = Golden::open(&request.snapshot)?;
-    let stem = request.name.clone().unwrap_or_else(|| format!("{}-clone", golden.file.name));
+    let parent = &golden.saved.manifest().domain.name;
+    let stem = request.name.clone().unwrap_or_else(|| format!("{parent}-clone"));
     let mut made = Vec::new();
     for number in 1..=request.count {
         let name = if request.count == 1 { stem.clone() } else { format!("{stem}-{number}") };
-        made.push(golden.begin(house, &name, request.parked)?);
+        made.push(golden.begin_beside(house, &name, request.parked)?);
     }
     let rows: Vec<Value> = made.iter().map(|domain| domain.row()).collect();
     let owner = Arc::clone(house);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::cgroup::MemoryGroup;
 use super::console::Console;
 use super::control::{Control, ExitReason, Notice};
+use super::copying::Copies;
 use super::observer::Observer;
 use super::ram::Ram;
 use super::resources::Disk;
@@ -76,6 +77,10 @@ pub struct Domain {
     pub console: Arc<Console>,
     /// Who looks at it.
     pub observer: Observer,
+    /// Its copies.
+    pub copies: Copies,
+    // Held over a change between running and paused, and while the domain stands still for a copy. A domain's turn to copy is locked before it.
+    hold: Mutex<()>,
     /// When it was built.
     pub built: Instant,
     // Locked for short looks and changes only, never over a request to the domain's process.
@@ -120,6 +125,7 @@ impl Domain {
         control: Control,
         console: Arc<Console>,
         observer: Observer,
+        copies: Copies,
     ) -> Domain {
         let status = Status {
             name: file.name.clone(),
@@ -147,6 +153,8 @@ impl Domain {
             control,
             console,
             observer,
+            copies,
+            hold: Mutex::default(),
             built,
             status,
             changed,
@@ -175,6 +183,11 @@ impl Domain {
     pub fn give_disks_up(&self) {
         self.status().disks_given_up = true;
         self.disks.iter().for_each(Disk::unlock);
+    }
+
+    /// Keeps others from pausing it, or from letting it go on.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it stands.

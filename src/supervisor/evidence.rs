@@ -1,18 +1,24 @@
 //! What is taken from a domain from outside: cases, baselines, checks. The domain stands still only while bytes are copied.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use events::{Event, EventId};
 use forensics::{Acquisition, CaseKey, CaseOptions, DiskSource, OpenedDisk, RamRange, VcpuRegs};
-use honeyvmm::disk::View;
+use honeyvmm::disk::{Below, View};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::copying::{Folder, Rest};
 use super::dashboard;
 use super::domain::{Domain, Life, uuid_text};
 use super::house::{House, HouseError};
 use super::resources::{self, Disk};
+use super::snapshot;
+use crate::snapshot::{SavedError, store};
 
 /// Why nothing was taken.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +105,8 @@ fn standing_still<T>(
     Ok(done)
 }
 
-/// Memory and disks of a domain into a case; answers its id and folder.
-pub fn snapshot(house: &House, domain: &Domain, reason: Option<String>) -> Result<Value, HouseError> {
+/// Memory and disks of a domain into a case; answers its id and folder, and how long the domain stood still.
+pub fn pull(house: &House, domain: &Domain, reason: Option<String>) -> Result<Value, HouseError> {
     let name = domain.file.name.clone();
     let evidence = house.state.evidence();
     house
@@ -109,11 +115,18 @@ pub fn snapshot(house: &House, domain: &Domain, reason: Option<String>) -> Resul
         .map_err(|source| EvidenceError::Write { what: "the evidence folder", source })?;
     let key = CaseKey::load_or_create(&house.state.keys()).map_err(EvidenceError::Key)?;
     let now = Timestamp::now();
-    let frozen = standing_still(house, domain, |registers| {
-        let source = acquisition(domain, registers, reason.clone())?;
-        let copied = forensics::copy_paused(source, &evidence, now);
-        Ok(copied.map_err(|source| EvidenceError::Acquire { name: name.clone(), source })?)
-    })?;
+    let wrong = |source| EvidenceError::Acquire { name: name.clone(), source };
+    let (frozen, pause) = if is_copied_while_it_runs(domain) {
+        let (folder, standing, pause) = snapshot::passing_copy(domain, &temporary(house, "pull", domain))?;
+        let source = acquisition_of(domain, &folder, &standing.rest, reason.clone())?;
+        (forensics::copied(source, now, pause).map_err(wrong)?, pause)
+    } else {
+        let begun = Instant::now();
+        standing_still(house, domain, |registers| {
+            let source = acquisition(domain, registers, reason.clone())?;
+            Ok((forensics::copy_paused(source, &evidence, now).map_err(wrong)?, begun.elapsed()))
+        })?
+    };
     let tool = concat!("honeynet ", env!("CARGO_PKG_VERSION"));
     let options = CaseOptions { who: "supervisor", tool, chain_head: None, key: Some(&key), now };
     let written = forensics::finish(frozen, &evidence, &options, &|_| {});
@@ -122,7 +135,94 @@ pub fn snapshot(house: &House, domain: &Domain, reason: Option<String>) -> Resul
         .map_err(|source| EvidenceError::Write { what: "the case's permissions", source })?;
     let event = Event::new(EventId::CaseCreated, Timestamp::now()).domain(domain.name(), Some(domain.domid));
     house.announcer.event(event.with("case", id.clone()).with("reason", reason.unwrap_or_default()));
-    Ok(json!({ "case": id, "folder": evidence.join(&id) }))
+    Ok(json!({ "case": id, "folder": evidence.join(&id), "pause_ms": pause.as_secs_f64() * 1e3 }))
+}
+
+/// Else its memory is what it left, or its image itself is written and nothing tells what changes.
+fn is_copied_while_it_runs(domain: &Domain) -> bool {
+    let layered = domain.disks().iter().all(|disk| disk.spec.read_only || disk.layer.is_some());
+    layered && matches!(domain.life(), Life::Running | Life::Paused)
+}
+
+/// A folder for what is thrown away again.
+fn temporary(house: &House, what: &str, domain: &Domain) -> PathBuf {
+    house.state.run().join(format!("{what}-{}-{}.new", domain.domid, store::id_of(Timestamp::now())))
+}
+
+/// Memory of a domain as an ELF core. It stands still only for the last pages.
+pub fn dump_core(house: &House, domain: &Domain, file: &Path) -> Result<Value, HouseError> {
+    let written = write_core(house, domain, file);
+    if let Err(error) = &written
+        && !matches!(error, HouseError::Saved(SavedError::Exists(_)))
+    {
+        // Half a core is none; it was made here.
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(json!({ "file": file, "pause_ms": written?.as_secs_f64() * 1e3 }))
+}
+
+fn write_core(house: &House, domain: &Domain, file: &Path) -> Result<Duration, HouseError> {
+    let wrong = |source| EvidenceError::Write { what: "the core", source };
+    if file.exists() {
+        return Err(SavedError::Exists(file.to_owned()).into());
+    }
+    let out = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(file);
+    let out = out.map_err(wrong)?;
+    let ranges = [ram_range(domain)];
+    let write = |memory: &File, vcpus: &[VcpuRegs]| {
+        forensics::write_core(memory, &ranges, vcpus, &out).map_err(wrong)
+    };
+    let pause = if is_copied_while_it_runs(domain) {
+        let path = temporary(house, "core", domain);
+        let (folder, standing, pause) = snapshot::passing_copy(domain, &path)?;
+        let vcpus = read_registers(standing.rest.registers.clone()).unwrap_or_default();
+        write(folder.ram(), &vcpus)?;
+        pause
+    } else {
+        let copy = tempfile::tempfile_in(house.state.run()).map_err(wrong)?;
+        let begun = Instant::now();
+        let (vcpus, pause) = standing_still(house, domain, |registers| {
+            domain.ram.copy_to(&copy).map_err(wrong)?;
+            Ok((registers.and_then(read_registers).unwrap_or_default(), begun.elapsed()))
+        })?;
+        write(&copy, &vcpus)?;
+        pause
+    };
+    Ok(pause)
+}
+
+fn ram_range(domain: &Domain) -> RamRange {
+    RamRange { gpa: 0, file_offset: 0, bytes: domain.file.memory_mib << 20 }
+}
+
+/// What was copied while the domain ran, to be written as a case.
+fn acquisition_of(
+    domain: &Domain,
+    folder: &Folder,
+    rest: &Rest,
+    reason: Option<String>,
+) -> Result<Acquisition, EvidenceError> {
+    let memory = folder.ram().try_clone();
+    let memory = memory.map_err(|source| EvidenceError::Write { what: "a copy of the RAM", source })?;
+    let disk = |disk: &Disk| {
+        if disk.spec.read_only {
+            return disk_source(domain, disk);
+        }
+        let opened = disk.base.try_clone().and_then(|base| Ok((base, folder.layers(&disk.spec.vdev)?)));
+        let (base, layers) = opened.map_err(|source| unreadable(domain, disk, source))?;
+        let open = move |_: Option<File>| {
+            let below = Below::new(base, layers).map_err(io::Error::other)?;
+            opened_disk(View::new(below, None).map_err(io::Error::other)?)
+        };
+        Ok(DiskSource { name: disk.spec.vdev.clone(), changing: None, open: Box::new(open) })
+    };
+    let disks = domain.disks().iter().map(disk).collect::<Result<_, _>>()?;
+    about(domain, (memory, 0), disks, Some(rest.registers.clone()), reason)
+}
+
+fn opened_disk(view: View) -> io::Result<OpenedDisk> {
+    let (bytes, allocated) = (view.bytes(), view.allocated()?);
+    Ok(OpenedDisk { reader: Box::new(view), bytes, allocated })
 }
 
 fn acquisition(
@@ -130,11 +230,20 @@ fn acquisition(
     registers: Option<Value>,
     reason: Option<String>,
 ) -> Result<Acquisition, EvidenceError> {
-    let memory_bytes = domain.file.memory_mib << 20;
-    let (memory, memory_at) =
+    let memory =
         domain.ram.reader().map_err(|source| EvidenceError::Write { what: "a copy of the RAM", source })?;
-    let disks: Vec<_> =
-        domain.disks().iter().map(|disk| disk_source(domain, disk)).collect::<Result<_, _>>()?;
+    let disks = domain.disks().iter().map(|disk| disk_source(domain, disk)).collect::<Result<_, _>>()?;
+    about(domain, memory, disks, registers, reason)
+}
+
+fn about(
+    domain: &Domain,
+    (memory, memory_at): (File, u64),
+    disks: Vec<DiskSource>,
+    registers: Option<Value>,
+    reason: Option<String>,
+) -> Result<Acquisition, EvidenceError> {
+    let memory_bytes = domain.file.memory_mib << 20;
     let mut notes: Vec<String> = reason.into_iter().collect();
     let kernel = domain.kernel.try_clone();
     // It costs the symbols, not the case.
@@ -154,7 +263,7 @@ fn acquisition(
         memory_bytes,
         vcpus: domain.file.maxvcpus,
     };
-    let ranges = vec![RamRange { gpa: 0, file_offset: 0, bytes: memory_bytes }];
+    let ranges = vec![ram_range(domain)];
     Ok(Acquisition { domain: info, memory, memory_at, ranges, vcpus, disks, kernel, notes })
 }
 
@@ -178,9 +287,7 @@ fn disk_source(domain: &Domain, disk: &Disk) -> Result<DiskSource, EvidenceError
             (false, Some(copy)) => View::new(copy, None),
             (false, None) => View::new(below, None),
         };
-        let view = view.map_err(io::Error::other)?;
-        let (bytes, allocated) = (view.bytes(), view.allocated()?);
-        Ok(OpenedDisk { reader: Box::new(view), bytes, allocated })
+        opened_disk(view.map_err(io::Error::other)?)
     };
     Ok(DiskSource { name: disk.spec.vdev.clone(), changing, open: Box::new(open) })
 }

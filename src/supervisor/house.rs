@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::announce::Announcer;
 use super::clone::CloneError;
 use super::console::ConsoleError;
 use super::control::ControlError;
+use super::copying::CopyError;
 use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
 use super::launch::{self, Beginning, LaunchError, Plan};
@@ -53,6 +55,9 @@ pub enum HouseError {
     /// Too many.
     #[error("there are {DOMAINS_MAX} domains already")]
     Full,
+    /// The subnet is full.
+    #[error("no address of the honeynet's subnet is free")]
+    NoAddress,
     /// The domain file is wrong.
     #[error(transparent)]
     File(#[from] DomainFileError),
@@ -98,6 +103,9 @@ pub enum HouseError {
     /// Nothing was cloned.
     #[error(transparent)]
     Clone(#[from] CloneError),
+    /// A domain was not copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The switch did not do it.
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -131,6 +139,8 @@ struct Table {
     domains: BTreeMap<u32, Arc<Domain>>,
     // Names of domains that are being built.
     building: Vec<String>,
+    // Addresses that were given away to them.
+    given: Vec<Ipv4Addr>,
     last_domid: u32,
     closing: bool,
 }
@@ -234,6 +244,21 @@ impl House {
         }
     }
 
+    /// An address for a domain that is about to be built, and that nobody else gets until it is there.
+    pub fn give_address(&self) -> Result<Ipv4Addr, HouseError> {
+        let mut table = self.table();
+        let of_domains = table.domains.values().filter_map(|domain| domain.file.address);
+        let used: Vec<Ipv4Addr> = of_domains.chain(table.given.iter().copied()).collect();
+        let address = self.network.free_address(&used).ok_or(HouseError::NoAddress)?;
+        table.given.push(address);
+        Ok(address)
+    }
+
+    /// It is a domain's now, or nobody's any more.
+    pub fn take_back_address(&self, address: Ipv4Addr) {
+        self.table().given.retain(|given| *given != address);
+    }
+
     fn reserve(&self, name: &str) -> Result<u32, HouseError> {
         let mut table = self.table();
         let taken = table.building.iter().any(|building| building == name)
@@ -251,6 +276,7 @@ impl House {
 
     /// Stops the vcpus; answers what the process says of them.
     pub fn pause(&self, domain: &Domain) -> Result<Value, HouseError> {
+        let _hold = domain.hold();
         self.must_be(domain, Life::Running, "running")?;
         let registers = self.ask(domain, "pause")?;
         domain.set_life(Life::Paused);
@@ -260,6 +286,7 @@ impl House {
 
     /// Lets the vcpus run again.
     pub fn unpause(&self, domain: &Domain) -> Result<Value, HouseError> {
+        let _hold = domain.hold();
         self.must_be(domain, Life::Paused, "paused")?;
         let answer = self.ask(domain, "unpause")?;
         domain.set_life(Life::Running);

@@ -9,7 +9,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use honeyvmm::config::{DiskConfig, DomainConfig, VifConfig};
+use honeyvmm::config::{DiskConfig, DomainConfig, RamDiff, VifConfig};
 use honeyvmm::shim::Backend;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use super::announce::Announcer;
 use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
+use super::copying::Copies;
 use super::domain::{Domain, Life, uuid_text};
 use super::network::{Network, Seat, SwitchError};
 use super::nursery::Spare;
@@ -190,6 +191,7 @@ pub fn launch(
         control,
         console,
         observer,
+        parts.copies,
     ));
     let pid = process.pid();
     start(&domain, process, &config, descriptors, reader, ended).map_err(step("start its process"))?;
@@ -253,6 +255,8 @@ struct Parts {
     vifs: Vec<Vif>,
     ram: Arc<Ram>,
     shim: File,
+    dirty: File,
+    copies: Copies,
     bell: OwnedFd,
     kvm: File,
     backend: Backend,
@@ -280,6 +284,7 @@ impl Parts {
                 (Ram::restored(saved.ram()?, bytes), disks)
             }
         };
+        let (copies, dirty) = Copies::new(file.memory_mib, &disks, plan.beginning.saved.clone())?;
         Ok(Parts {
             kernel: resources::open("kernel", &plan.folder.join(kernel))?,
             ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
@@ -287,6 +292,8 @@ impl Parts {
             vifs: resources::vifs(file, plan.uuid)?,
             ram: Arc::new(ram),
             shim,
+            dirty,
+            copies,
             bell: resources::bell()?,
             backend: resources::backend(&kvm)?,
             kvm,
@@ -322,6 +329,7 @@ fn configuration(
     child: Child,
 ) -> io::Result<(DomainConfig, Descriptors)> {
     let mut hand = Hand { descriptors: plan.process.descriptors() };
+    let saved = plan.beginning.saved.as_deref();
     let domain = DomainConfig {
         name: plan.file.name.clone(),
         domid: plan.domid,
@@ -334,11 +342,13 @@ fn configuration(
         backend: parts.backend,
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
-        state_fd: plan.beginning.saved.as_ref().map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
+        state_fd: saved.map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
         renewed: plan.beginning.renewed.clone(),
         parked: plan.beginning.parked,
         ram_fd: hand.descriptors.hand_copy(parts.ram.file())?,
+        ram_diffs: hand.diffs(saved)?,
         shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
+        dirty_fd: Some(hand.descriptors.hand_copy(&parts.dirty)?),
         trace_bell_fd: Some(hand.descriptors.hand_copy(&parts.bell)?),
         control_fd: hand.descriptors.hand(child.control),
         console_fd: hand.descriptors.hand(child.console),
@@ -436,6 +446,12 @@ impl Hand {
             })
         };
         disks.iter().map(hand).collect()
+    }
+
+    fn diffs(&mut self, saved: Option<&Saved>) -> io::Result<Vec<RamDiff>> {
+        let diffs = saved.map(Saved::ram_diffs).transpose().map_err(io::Error::other)?.unwrap_or_default();
+        let mut hand = |file: File| self.descriptors.hand(file);
+        Ok(diffs.into_iter().map(|(data, map)| RamDiff { data_fd: hand(data), map_fd: hand(map) }).collect())
     }
 
     fn vifs(&mut self, vifs: &[Vif]) -> io::Result<Vec<VifConfig>> {

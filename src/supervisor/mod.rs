@@ -9,6 +9,7 @@ mod client;
 mod clone;
 mod console;
 mod control;
+mod copying;
 mod dashboard;
 mod domain;
 mod evidence;
@@ -25,8 +26,8 @@ mod resources;
 mod run;
 mod saved;
 mod services;
+mod snapshot;
 mod spares;
-mod sums;
 
 pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;

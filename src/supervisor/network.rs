@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, UplinkConfig, UplinkKind};
 use netwatch::netns::{self, NetnsError};
 use netwatch::uplink::{self, InterfaceSpec, UplinkError};
@@ -33,6 +34,8 @@ use wanted::WantedChannel;
 pub const NETWATCH_UID: u32 = 199_002;
 /// The gateway's interface in the honeynet's namespace.
 const TAP_NAME: &str = "hn-tap";
+/// Addresses that are looked at for a free one: more than there are domains.
+const FREE_TRIES_MAX: usize = 4096;
 /// How long netwatch may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ports of the guests' syslog (RFC 6587 over TCP, RFC 5426 over UDP).
@@ -140,7 +143,9 @@ pub struct Network {
     /// Guests' syslog.
     pub syslog_udp: UdpSocket,
     gateway: Ipv4Addr,
-    home_net: String,
+    home_net: Ipv4Net,
+    // Of decoys and pools of the honeynet file, whether they run or not.
+    promised: Vec<Ipv4Addr>,
     profile: PathBuf,
     rules: Vec<PathBuf>,
     // Locked over a whole request, so that what is told is also what a new netwatch is told. Before `link`.
@@ -222,7 +227,8 @@ impl Network {
             syslog_tcp,
             syslog_udp,
             gateway,
-            home_net: file.network.subnet.to_string(),
+            home_net: file.network.subnet,
+            promised: file.decoys.iter().map(|decoy| decoy.address).collect(),
             profile,
             rules,
             told: Mutex::default(),
@@ -231,6 +237,15 @@ impl Network {
             namespace: namespace.name.clone(),
             made: Mutex::new(Some(Made { namespace, devices })),
         })
+    }
+
+    /// An address for a machine that has none of its own outside: the highest of the subnet that is neither promised nor among these.
+    pub fn free_address(&self, used: &[Ipv4Addr]) -> Option<Ipv4Addr> {
+        let (first, last) = (u32::from(self.home_net.network()), u32::from(self.home_net.broadcast()));
+        let free = |address: &Ipv4Addr| {
+            *address != self.gateway && !self.promised.contains(address) && !used.contains(address)
+        };
+        (first + 1..last).rev().take(FREE_TRIES_MAX).map(Ipv4Addr::from).find(free)
     }
 
     /// Hangs up on netwatch, which is its sign to end.
@@ -280,7 +295,7 @@ impl Network {
             fence: fence(),
             profile: self.profile.clone(),
             rules: self.rules.clone(),
-            home_net: self.home_net.clone(),
+            home_net: self.home_net.to_string(),
             variables: Default::default(),
             capture: Some(CaptureConfig {
                 folder: self.state.pcap(),

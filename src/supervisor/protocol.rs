@@ -82,12 +82,29 @@ pub enum Request {
         /// Name or domid.
         name: String,
     },
-    /// Memory and disks of a domain into a case.
-    Snapshot {
+    /// Memory and disks of a domain into a case, while it runs on.
+    Pull {
         /// Name or domid.
         name: String,
         /// Why, for the custody log.
         reason: Option<String>,
+    },
+    /// Takes a snapshot, from which the domain can go on later.
+    Snapshot {
+        /// Name or domid.
+        name: String,
+        /// What differs from the last one is enough.
+        #[serde(default)]
+        diff: bool,
+        /// Why, for its manifest.
+        reason: Option<String>,
+    },
+    /// A domain's memory into an ELF core.
+    DumpCore {
+        /// Name or domid.
+        name: String,
+        /// The file that is made.
+        file: PathBuf,
     },
     /// Writes a domain down, to go on later, and takes it down.
     Save {
@@ -100,6 +117,9 @@ pub enum Request {
     Restore {
         /// The folder.
         folder: PathBuf,
+        /// Under another name.
+        #[serde(default)]
+        name: Option<String>,
         /// The vcpus do not start until `unpause`.
         #[serde(default)]
         paused: bool,
@@ -153,10 +173,16 @@ impl Request {
             | Request::Info
             | Request::Net
             | Request::Observe { .. }
-            | Request::Snapshot { .. }
+            | Request::Pull { .. }
             | Request::FimCheck { .. }
             | Request::Pause { .. }
             | Request::Unpause { .. } => Ok(()),
+            Request::Snapshot { .. } => {
+                Err("snapshots are taken on the command line: honeynet snapshot NAME")
+            }
+            Request::DumpCore { .. } => {
+                Err("cores are written on the command line: honeynet dump-core NAME FILE")
+            }
             Request::Save { .. } => Err("domains are saved on the command line: honeynet save NAME DIR"),
             Request::Restore { .. } => Err("domains are restored on the command line: honeynet restore DIR"),
             Request::Clone(_) => Err("domains are cloned on the command line: honeynet clone DIR"),

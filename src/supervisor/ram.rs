@@ -8,11 +8,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-use super::resources;
+use fixedbitset::FixedBitSet;
 
-/// Bytes that are copied at once.
-const CHUNK_BYTES: usize = 1 << 20;
-const PAGE_BYTES: usize = 4096;
+use super::resources;
+use crate::sparse;
+
+const PAGE_BYTES: u64 = 4096;
+/// `Documentation/admin-guide/mm/pagemap.rst`: an entry of 8 bytes a page; it is in memory, or swapped; it belongs to a file.
+const PAGEMAP_ENTRY_BYTES: u64 = 8;
+const PAGEMAP_PRESENT: u64 = 1 << 63;
+const PAGEMAP_SWAPPED: u64 = 1 << 62;
+const PAGEMAP_FILE: u64 = 1 << 61;
 
 /// A domain's RAM.
 pub struct Ram {
@@ -20,7 +26,14 @@ pub struct Ram {
     /// The memfd, or the snapshot's file.
     file: File,
     restored: bool,
-    process: OnceLock<(File, u64)>,
+    process: OnceLock<Process>,
+}
+
+/// The process that has a restored domain's RAM.
+struct Process {
+    memory: File,
+    pagemap: File,
+    at: u64,
 }
 
 impl Ram {
@@ -42,9 +55,10 @@ impl Ram {
     /// The domain's process runs, with RAM mapped there.
     pub fn mapped(&self, pid: u32, address: u64) -> io::Result<()> {
         if self.restored {
-            let memory = File::open(format!("/proc/{pid}/mem"))?;
+            let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
+            let process = Process { memory: open("mem")?, pagemap: open("pagemap")?, at: address };
             // Told twice, it is the same.
-            let _ = self.process.set((memory, address));
+            let _ = self.process.set(process);
         }
         Ok(())
     }
@@ -54,8 +68,40 @@ impl Ram {
         if !self.restored {
             return Ok((resources::read_only(&self.file).map_err(io::Error::other)?, 0));
         }
-        let (memory, at) = self.process.get().ok_or_else(|| io::Error::other("the domain does not run"))?;
-        Ok((memory.try_clone()?, *at))
+        let process = self.process()?;
+        Ok((process.memory.try_clone()?, process.at))
+    }
+
+    fn process(&self) -> io::Result<&Process> {
+        self.process.get().ok_or_else(|| io::Error::other("the domain does not run"))
+    }
+
+    /// Pages that [`Ram::file`] may hold something of.
+    pub fn file_pages(&self) -> io::Result<FixedBitSet> {
+        let mut pages = FixedBitSet::with_capacity((self.bytes / PAGE_BYTES) as usize);
+        for extent in sparse::extents(&self.file)? {
+            let end = extent.end.min(self.bytes).div_ceil(PAGE_BYTES);
+            pages.insert_range((extent.start / PAGE_BYTES) as usize..end as usize);
+        }
+        Ok(pages)
+    }
+
+    /// Pages that the domain's process alone has: those that were written since it went on from a snapshot. Of a booted domain none, its RAM is the file.
+    pub fn own_pages(&self) -> io::Result<FixedBitSet> {
+        let mut pages = FixedBitSet::with_capacity((self.bytes / PAGE_BYTES) as usize);
+        if !self.restored {
+            return Ok(pages);
+        }
+        let process = self.process()?;
+        let mut entries = vec![0; pages.len() * PAGEMAP_ENTRY_BYTES as usize];
+        process.pagemap.read_exact_at(&mut entries, process.at / PAGE_BYTES * PAGEMAP_ENTRY_BYTES)?;
+        for (page, entry) in entries.as_chunks().0.iter().enumerate() {
+            let entry = u64::from_ne_bytes(*entry);
+            if entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) != 0 && entry & PAGEMAP_FILE == 0 {
+                pages.insert(page);
+            }
+        }
+        Ok(pages)
     }
 
     /// The snapshot that the domain goes on from, for reading only.
@@ -71,19 +117,15 @@ impl Ram {
     /// Copies it to a file of as many bytes; pages of zeros stay holes.
     pub fn copy_to(&self, to: &File) -> io::Result<()> {
         if !self.restored {
-            return resources::copy(&self.file, to);
+            return sparse::copy(&self.file, to);
         }
+        sparse::copy(&self.file, to)?;
         let (from, at) = self.reader()?;
-        to.set_len(self.bytes)?;
-        let mut chunk = vec![0; CHUNK_BYTES];
-        for offset in (0..self.bytes).step_by(CHUNK_BYTES) {
-            let part = &mut chunk[..CHUNK_BYTES.min((self.bytes - offset) as usize)];
-            from.read_exact_at(part, at + offset)?;
-            for (index, page) in part.chunks(PAGE_BYTES).enumerate() {
-                if page.iter().any(|byte| *byte != 0) {
-                    to.write_all_at(page, offset + (index * PAGE_BYTES) as u64)?;
-                }
-            }
+        let mut page = [0; PAGE_BYTES as usize];
+        for number in self.own_pages()?.ones() {
+            let offset = number as u64 * PAGE_BYTES;
+            from.read_exact_at(&mut page, at + offset)?;
+            to.write_all_at(&page, offset)?;
         }
         Ok(())
     }

@@ -8,17 +8,18 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use honeyvmm::dirty::DirtyLayout;
 use honeyvmm::disk::{BaseId, Below, DiskError, Layer};
 use honeyvmm::kvm::KvmError;
 use honeyvmm::shim::{Backend, Layout};
 use rustix::event::EventfdFlags;
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
-use rustix::io::Errno;
 use vifport::{Port, PortFds};
 
 use crate::domain_file::DomainFile;
 use crate::domain_file::disk::DiskSpec;
 use crate::domain_file::vif::{VifSpec, format_mac};
+use crate::sparse;
 
 /// Memory that stays for the host when a domain is built.
 const HOST_RESERVE_BYTES: u64 = 128 << 20;
@@ -315,6 +316,12 @@ pub fn shim(memory_mib: u64) -> Result<File, ResourceError> {
         .map_err(|errno| ResourceError::Make { what: "the shim's memory", source: errno.into() })
 }
 
+/// Where it is noted what a domain writes.
+pub fn dirty(layout: &DirtyLayout) -> Result<File, ResourceError> {
+    sealed_memory("dirty", layout.bytes())
+        .map_err(|errno| ResourceError::Make { what: "the log of what is written", source: errno.into() })
+}
+
 /// What the VMM rings when somebody should look at the trace.
 pub fn bell() -> Result<OwnedFd, ResourceError> {
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -338,46 +345,9 @@ fn sealed_memory(name: &str, bytes: u64) -> rustix::io::Result<File> {
 pub fn copy_to_temporary(from: &File, folder: &Path) -> io::Result<File> {
     let to = tempfile::tempfile_in(folder)?;
     if rustix::fs::ioctl_ficlone(&to, from).is_err() {
-        copy(from, &to)?;
+        sparse::copy(from, &to)?;
     }
     Ok(to)
-}
-
-/// Copies a file; holes stay holes.
-pub fn copy(from: &File, to: &File) -> io::Result<()> {
-    // A block device has no length in its metadata.
-    let bytes = rustix::fs::seek(from, rustix::fs::SeekFrom::End(0))?;
-    if to.metadata()?.len() != bytes {
-        to.set_len(bytes)?;
-    }
-    let mut at = 0;
-    while at < bytes {
-        let start = match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Nothing but a hole up to the end.
-            Err(Errno::NXIO) => break,
-            // A block device tells of no holes.
-            Err(Errno::INVAL) => return copy_range(from, to, 0, bytes),
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start))?;
-        copy_range(from, to, start, end)?;
-        at = end;
-    }
-    Ok(())
-}
-
-fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
-    let mut chunk = vec![0; 1 << 20];
-    let mut at = start;
-    while at < end {
-        let wanted = chunk.len().min((end - at) as usize);
-        let part = &mut chunk[..wanted];
-        from.read_exact_at(part, at)?;
-        to.write_all_at(part, at)?;
-        at += wanted as u64;
-    }
-    Ok(())
 }
 
 /// `MemAvailable` of /proc/meminfo.
@@ -399,7 +369,7 @@ pub fn vifs(file: &DomainFile, uuid: [u8; 16]) -> Result<Vec<Vif>, ResourceError
 }
 
 /// Xen's own prefix and three bytes of the domain's uuid, so that a domain keeps its address when it restarts.
-fn own_mac(uuid: [u8; 16], index: usize) -> [u8; 6] {
+pub fn own_mac(uuid: [u8; 16], index: usize) -> [u8; 6] {
     let [.., a, b, c] = uuid;
     [0x00, 0x16, 0x3e, a & 0x7f, b, c.wrapping_add(index as u8)]
 }

@@ -89,6 +89,7 @@ impl Domain {
             origin: Origin::Boot(Boot { kernel: &kernel, ramdisk: guest.ramdisk, cmdline: guest.cmdline }),
             console: theirs.into(),
             devices,
+            dirty_log: None,
         })
         .unwrap();
         let handle = machine.handle();

@@ -74,8 +74,18 @@ impl Guest {
 
     /// Attaches to the shell of a domain that goes on where it was saved: this one, which was attached then, says what it has come to.
     pub fn go_on(self, honeynet: &Honeynet, name: &str) -> Guest {
-        let commands = self.shell.commands;
+        let commands = self.commands();
         drop(self);
+        Guest::take_up(honeynet, name, commands)
+    }
+
+    /// How many commands its shell has run.
+    pub fn commands(&self) -> u32 {
+        self.shell.commands
+    }
+
+    /// Attaches to the shell of a domain that goes on where it had run so many commands.
+    pub fn take_up(honeynet: &Honeynet, name: &str, commands: u32) -> Guest {
         let mut console = Command::new(env!("CARGO_BIN_EXE_honeynet"));
         console.args(["--state", "state", "console", name]);
         let mut guest = Guest::open(honeynet, console);

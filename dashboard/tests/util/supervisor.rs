@@ -121,7 +121,7 @@ impl Post {
                 *self.shared.paused.lock().unwrap() = request["op"] == "pause";
                 Ok(json!({}))
             }
-            "snapshot" => {
+            "pull" => {
                 self.wait();
                 self.snapshot(name, request["reason"].as_str())
             }

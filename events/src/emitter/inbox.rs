@@ -55,6 +55,10 @@ impl Inbox {
         Ok(Inbox { state: Mutex::new(state), acked: Condvar::new(), wake })
     }
 
+    pub fn last_seq(&self) -> u64 {
+        self.lock().next_seq - 1
+    }
+
     pub fn put(&self, event: Event) {
         let mut state = self.lock();
         if state.queue.len() >= INBOX_EVENTS_MAX {

@@ -69,6 +69,28 @@ impl Layer {
         Self::open(file, base_bytes, base_id)
     }
 
+    /// Puts whole clusters, from this one on, into a layer that no domain has: a copy. Clusters of zeros stay holes, or become some.
+    ///
+    /// # Errors
+    /// Clusters past the disk's end, the host's errors.
+    pub fn put(&mut self, first: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let count = bytes.len() as u64 / CLUSTER_BYTES;
+        let whole = bytes.len() as u64 == count * CLUSTER_BYTES;
+        let clusters = self.header.disk_bytes.div_ceil(CLUSTER_BYTES);
+        if !whole || first.checked_add(count).is_none_or(|end| end > clusters) {
+            let (offset, disk_bytes) = (first.saturating_mul(CLUSTER_BYTES), self.header.disk_bytes);
+            return Err(DiskError::Outside { offset, bytes: bytes.len() as u64, disk_bytes });
+        }
+        for (cluster, bytes) in (first..).zip(bytes.chunks(CLUSTER_BYTES as usize)) {
+            if bytes.iter().any(|byte| *byte != 0) {
+                self.file.write_all_at(bytes, data_offset(cluster * CLUSTER_BYTES))?;
+            } else if self.holds(cluster) {
+                punch(&self.file, data_offset(cluster * CLUSTER_BYTES), CLUSTER_BYTES)?;
+            }
+        }
+        Ok(self.map.set(&self.file, first..first + count)?)
+    }
+
     /// Length of the disk in bytes.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {

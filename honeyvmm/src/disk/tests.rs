@@ -271,3 +271,54 @@ fn a_frozen_layer_of_another_image_or_too_many_of_them_are_refused() {
     assert!(matches!(below(&["base"]), Err(DiskError::Header(_))));
     assert!(matches!(below(&["one"; 17]), Err(DiskError::TooDeep(17))));
 }
+
+#[test]
+fn what_is_written_or_discarded_is_noted_by_cluster() {
+    let images = Images::new();
+    let mut disk = images.fresh();
+    let layout = crate::dirty::DirtyLayout::new(0, &[DISK_BYTES]);
+    let file = images.file("dirty");
+    file.set_len(layout.bytes()).unwrap();
+    let log = crate::dirty::DirtyLog::map(file, layout).unwrap();
+    disk.log_writes(log.disk(0).unwrap());
+    let noted = || log.disk(0).unwrap().take().ones().collect::<Vec<_>>();
+    disk.write_at(0, &[1]).unwrap();
+    assert_eq!(noted(), [0; 0], "the log is off");
+    log.switch_on();
+    disk.write_at(CLUSTER_BYTES - 1, &[1, 2]).unwrap();
+    assert_eq!(noted(), [0, 1]);
+    disk.discard(5 * CLUSTER_BYTES + 1, 3 * CLUSTER_BYTES).unwrap();
+    assert_eq!(noted(), [6, 7]);
+    disk.write_at(DISK_BYTES - 1, &[1]).unwrap();
+    assert_eq!(noted(), [40]);
+    disk.write_at(DISK_BYTES, &[1]).unwrap_err();
+    disk.read_at(0, &mut [0; 9000]).unwrap();
+    assert_eq!(noted(), [0; 0]);
+}
+
+#[test]
+fn a_layer_is_copied_cluster_by_cluster() {
+    let images = Images::new();
+    let mut disk = images.fresh();
+    disk.write_at(3 * CLUSTER_BYTES + 7, &[9; 5000]).unwrap();
+    disk.write_at(DISK_BYTES - 1, &[8]).unwrap();
+    let reader = LayerReader::open(images.file("layer")).unwrap();
+    assert_eq!((reader.disk_bytes(), reader.base_id()), (DISK_BYTES, ID));
+    let mut copy = Layer::create(images.file("copy"), reader.disk_bytes(), reader.base_id()).unwrap();
+    let copy_held = |copy: &mut Layer| {
+        for run in crate::dirty::runs(&reader.held().unwrap(), 2) {
+            let mut bytes = vec![0; run.len() * CLUSTER_BYTES as usize];
+            reader.read(run.start as u64, &mut bytes).unwrap();
+            copy.put(run.start as u64, &bytes).unwrap();
+        }
+    };
+    copy_held(&mut copy);
+    // What is discarded after the first round is zero after the second.
+    disk.discard(4 * CLUSTER_BYTES, CLUSTER_BYTES).unwrap();
+    copy_held(&mut copy);
+    let outside = copy.put(40, &[1; 2 * CLUSTER_BYTES as usize]);
+    assert!(matches!(outside, Err(DiskError::Outside { .. })), "{outside:?}");
+    let of_copy = Disk::new("copy", images.file("base"), Some(copy), Mode::ReadOnly).unwrap();
+    assert_eq!(whole(&of_copy), whole(&disk));
+    assert_eq!(LayerReader::open(images.file("copy")).unwrap().held().unwrap(), reader.held().unwrap());
+}

@@ -9,4 +9,4 @@ mod vm;
 pub use probe::probe;
 pub use saved::SavedVcpu;
 pub use vcpu::{Exit, Injected, RUN_TIME_IOCTLS, Stop, Vcpu};
-pub use vm::{KvmError, Vm};
+pub use vm::{KvmError, Logging, VM_RUN_TIME_IOCTLS, Vm};

@@ -2,7 +2,9 @@
 
 use std::os::fd::RawFd;
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use crate::memory::{GuestMemory, Region};
@@ -43,12 +45,33 @@ pub(super) fn ioctl<T>(what: &'static str, result: Result<T, kvm_ioctls::Error>)
     result.map_err(|source| KvmError::Ioctl { what, source })
 }
 
+/// The memslots.
+const RAM_SLOT: u32 = 0;
+const SHIM_SLOT: u32 = 1;
+
+/// `_IOW(KVMIO, 0x46, struct kvm_userspace_memory_region)`.
+const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+/// `_IOW(KVMIO, 0x42, struct kvm_dirty_log)`.
+const KVM_GET_DIRTY_LOG: u64 = 0x4010_ae42;
+/// The ioctls of a machine that runs. Changing a memslot gives who has broken into this process nothing new: all that it could map
+/// into the guest is this process' memory, which he has.
+pub const VM_RUN_TIME_IOCTLS: [u64; 2] = [KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG];
+
+/// Whether KVM notes which pages the guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logging {
+    /// It does; the first write to each page costs a fault.
+    On,
+    /// It does not.
+    Off,
+}
+
 /// A virtual machine. Closing it ends its vcpus.
 pub struct Vm {
     kvm: Kvm,
     fd: VmFd,
     /// The memslots point into these mappings.
-    _memory: GuestMemory,
+    memory: GuestMemory,
 }
 
 impl Vm {
@@ -77,16 +100,33 @@ impl Vm {
             }
         }
         let fd = ioctl("create a virtual machine", kvm.create_vm())?;
-        add_memslot(&fd, 0, memory.ram())?;
+        set_memslot(&fd, RAM_SLOT, memory.ram(), Logging::Off)?;
         if let Some(shim) = memory.shim() {
-            add_memslot(&fd, 1, shim)?;
+            set_memslot(&fd, SHIM_SLOT, shim, Logging::Off)?;
         }
-        Ok(Vm { kvm, fd, _memory: memory.clone() })
+        Ok(Vm { kvm, fd, memory: memory.clone() })
     }
 
     /// A new vcpu.
     pub(super) fn create_vcpu(&self, id: u32) -> Result<VcpuFd, KvmError> {
         ioctl("create a vcpu", self.fd.create_vcpu(u64::from(id)))
+    }
+
+    /// Has KVM note which pages of RAM the guest writes, or not any more. The vcpus may run meanwhile.
+    ///
+    /// # Errors
+    /// KVM refused.
+    pub fn log_ram_writes(&self, logging: Logging) -> Result<(), KvmError> {
+        set_memslot(&self.fd, RAM_SLOT, self.memory.ram(), logging)
+    }
+
+    /// Which pages of RAM the guest has written since this was last asked: a bit each. They are noted anew when they are written again.
+    ///
+    /// # Errors
+    /// KVM refused, as it does while it notes none.
+    pub fn ram_writes(&self) -> Result<Vec<u64>, KvmError> {
+        let bytes = self.memory.ram().bytes() as usize;
+        ioctl("tell which pages were written", self.fd.get_dirty_log(RAM_SLOT, bytes))
     }
 
     /// What CPUID may say here.
@@ -95,16 +135,20 @@ impl Vm {
     }
 }
 
-fn add_memslot(vm: &VmFd, slot: u32, region: &Region) -> Result<(), KvmError> {
+/// Makes a memslot, or changes the flags of one.
+fn set_memslot(vm: &VmFd, slot: u32, region: &Region, logging: Logging) -> Result<(), KvmError> {
     let memslot = kvm_userspace_memory_region {
         slot,
-        flags: 0,
+        flags: match logging {
+            Logging::On => KVM_MEM_LOG_DIRTY_PAGES,
+            Logging::Off => 0,
+        },
         guest_phys_addr: region.base().0,
         memory_size: region.bytes(),
         userspace_addr: region.host_addr(),
     };
     // SAFETY:
-    // - The range is a live mapping of exactly this length, kept by `Vm::_memory` as long as the machine is.
+    // - The range is a live mapping of exactly this length, kept by `Vm::memory` as long as the machine is.
     // - Guest addresses of the two slots do not overlap: RAM ends below SHIM_GPA.
     ioctl("map guest memory", unsafe { vm.set_user_memory_region(memslot) })
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use vm_memory::bitmap::Bitmap;
+
 use super::{Access, Gpa, MemoryError};
 
 /// Ranges of one system call: the kernel's UIO_MAXIOV.
@@ -23,8 +25,24 @@ pub(super) fn transfer(
     ranges: &[(Gpa, u64)],
 ) -> Result<(), MemoryError> {
     let mut iovecs = iovecs_of(memory, ranges)?;
+    let moved = transfer_all(direction, file, file_offset, &mut iovecs);
+    if let Direction::FromFile = direction {
+        // Also where it ended too early: some of it has come.
+        for &(gpa, bytes) in ranges {
+            memory.slice(gpa, bytes)?.bitmap().mark_dirty(0, bytes as usize);
+        }
+    }
+    moved
+}
+
+fn transfer_all(
+    direction: Direction,
+    file: BorrowedFd<'_>,
+    file_offset: u64,
+    iovecs: &mut [libc::iovec],
+) -> Result<(), MemoryError> {
     let total = iovecs.iter().map(|iovec| iovec.iov_len as u64).sum();
-    let mut pending = &mut iovecs[..];
+    let mut pending = iovecs;
     let mut at = file_offset;
     while !pending.is_empty() {
         let moved = transfer_once(direction, file, at, pending).map_err(|source| MemoryError::File {

@@ -173,3 +173,66 @@ fn runs_of_zero_pages_are_left_out_and_the_rest_is_whole() {
     assert_eq!(written_runs(&[0; 10_000]).count(), 0);
     assert_eq!(written_runs(&[]).count(), 0);
 }
+
+/// A region whose writes are noted, and who takes what was noted.
+fn logged() -> (Region, crate::dirty::DirtyLog) {
+    let layout = crate::dirty::DirtyLayout::new(BYTES, &[]);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(layout.bytes()).unwrap();
+    let log = crate::dirty::DirtyLog::map(file, layout).unwrap();
+    let ram = Region::anonymous(Gpa(0), BYTES).unwrap();
+    ram.log_writes(log.ram());
+    (ram, log)
+}
+
+type Change = fn(&Region) -> Result<(), MemoryError>;
+
+#[test]
+fn every_way_to_write_is_noted_and_no_way_to_read() {
+    let (ram, log) = logged();
+    log.switch_on();
+    let at = Gpa(PAGE_SIZE);
+    let writes: [(&str, Change); 13] = [
+        ("write", |ram| ram.write(Gpa(PAGE_SIZE), &[1])),
+        ("fill", |ram| ram.fill(Gpa(PAGE_SIZE), 1, 8)),
+        ("write_u8", |ram| ram.write_u8(Gpa(PAGE_SIZE), 1)),
+        ("write_u64", |ram| ram.write_u64(Gpa(PAGE_SIZE), 1)),
+        ("store_u8", |ram| ram.store_u8(Gpa(PAGE_SIZE), 1, SeqCst)),
+        ("store_u32", |ram| ram.store_u32(Gpa(PAGE_SIZE), 1, SeqCst)),
+        ("store_u64", |ram| ram.store_u64(Gpa(PAGE_SIZE), 1, SeqCst)),
+        ("swap_u8", |ram| ram.swap_u8(Gpa(PAGE_SIZE), 1, SeqCst).map(drop)),
+        ("fetch_or_u64", |ram| ram.fetch_or_u64(Gpa(PAGE_SIZE), 1, SeqCst).map(drop)),
+        ("fetch_and_u64", |ram| ram.fetch_and_u64(Gpa(PAGE_SIZE), 1, SeqCst).map(drop)),
+        ("fetch_and_u16", |ram| ram.fetch_and_u16(Gpa(PAGE_SIZE), 1, SeqCst).map(drop)),
+        ("compare_exchange_u32", |ram| ram.compare_exchange_u32(Gpa(PAGE_SIZE), 1, 2).map(drop)),
+        ("compare_exchange_u64", |ram| ram.compare_exchange_u64(Gpa(PAGE_SIZE), 1, 2).map(drop)),
+    ];
+    for (name, write) in writes {
+        write(&ram).unwrap();
+        assert_eq!(log.ram().take().ones().collect::<Vec<_>>(), [1], "{name}");
+    }
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(2 * PAGE_SIZE).unwrap();
+    let ranges = [(Gpa(10), 20), (Gpa(3 * PAGE_SIZE - 1), 2)];
+    ram.read_from_file_vectored_at(&file, 0, &ranges).unwrap();
+    assert_eq!(log.ram().take().ones().collect::<Vec<_>>(), [0, 2, 3]);
+    ram.read_from_file_at(&file, PAGE_SIZE + 1, at, PAGE_SIZE).unwrap_err();
+    assert_eq!(log.ram().take().ones().collect::<Vec<_>>(), [1], "a part of it has come");
+    ram.read_u64(at).unwrap();
+    ram.load_u64(at, SeqCst).unwrap();
+    ram.write_to_file_at(&file, 0, at, 8).unwrap();
+    assert!(log.ram().take().is_clear());
+}
+
+#[test]
+fn nothing_is_noted_while_the_log_is_off_and_a_clone_notes_as_well() {
+    let (ram, log) = logged();
+    ram.write_u64(Gpa(0), 1).unwrap();
+    assert!(log.ram().take().is_clear());
+    log.switch_on();
+    GuestMemory::from(ram.clone()).write_u64(Gpa(PAGE_SIZE - 4), 1).unwrap();
+    assert_eq!(log.ram().take().ones().collect::<Vec<_>>(), [0, 1]);
+    log.switch_off();
+    ram.write_u64(Gpa(0), 1).unwrap();
+    assert!(log.ram().take().is_clear());
+}

@@ -30,6 +30,12 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::net::SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
 /// Who has a socket open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Owner {

@@ -109,6 +109,7 @@ impl Guest {
             }),
             console: theirs.into(),
             devices: Vec::new(),
+            dirty_log: None,
         })
         .unwrap();
         thread::spawn(move || machine.wait());

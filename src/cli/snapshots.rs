@@ -1,0 +1,145 @@
+//! Commands about snapshots. They lie in the state directory, so most of this needs no supervisor.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use forensics::{RamRange, VcpuRegs};
+use serde_json::{Value, json};
+
+use super::domains::{Printer, print};
+use super::{Connection, Failure};
+use crate::snapshot::store::{self, Entry};
+use crate::snapshot::{Chain, REGISTERS, SavedError, compact as compact_folder, compare};
+use crate::state::State;
+use crate::supervisor::protocol::Request;
+
+/// Exit code 3 where there is none.
+fn failed(error: SavedError) -> Failure {
+    match error {
+        SavedError::NotFound(_) => Failure::with_code(events::sentence(&error), 3),
+        _ => Failure::new(events::sentence(&error)),
+    }
+}
+
+/// The folder of what is to go on: one that is there, or a snapshot's.
+pub fn folder(state: &State, what: &str) -> Result<PathBuf, Failure> {
+    match store::find(state, what) {
+        Err(SavedError::NotFound(_)) => Ok(std::path::absolute(what)?),
+        found => found.map_err(failed),
+    }
+}
+
+/// `snapshots`.
+pub fn list(state: &State, out: &Printer, domain: Option<&str>) -> Result<(), Failure> {
+    let entries = store::list(state, domain).map_err(failed)?;
+    if out.json {
+        return out.done(&entries.iter().map(row).collect());
+    }
+    let mut text = format!(
+        "{:<24} {:<18} {:<5} {:>7} {:>9}  {:<18} {}\n",
+        "Domain", "ID", "Kind", "Size", "Pause", "Parent", "Reason"
+    );
+    for row in entries.iter().map(row) {
+        let word = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+        let reason = if row["error"].is_string() { word("error") } else { word("reason") };
+        let pause = row["pause_ms"].as_f64().map_or("-".to_owned(), |pause| format!("{pause:.1} ms"));
+        text.push_str(&format!(
+            "{:<24} {:<18} {:<5} {:>6}M {:>9}  {:<18} {}\n",
+            word("domain"),
+            word("id"),
+            word("kind"),
+            row["bytes"].as_u64().unwrap_or(0) >> 20,
+            pause,
+            word("parent"),
+            reason.escape_debug(),
+        ));
+    }
+    print(&text)
+}
+
+fn row(entry: &Entry) -> Value {
+    let mut row = json!({ "domain": entry.domain, "id": entry.id, "bytes": entry.bytes });
+    match &entry.manifest {
+        Err(error) => row["error"] = events::sentence(error).into(),
+        Ok(manifest) => {
+            let parent = manifest.parent.as_ref().map(|parent| {
+                // Of one of the same domain the id says enough.
+                let name = parent.folder.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            });
+            row["taken"] = json!(manifest.taken);
+            row["kind"] = json!(manifest.kind);
+            row["parent"] = json!(parent);
+            row["pause_ms"] = json!(manifest.pause_ms);
+            row["reason"] = json!(manifest.reason);
+            row["capture"] = json!(manifest.capture);
+            row["event_seq"] = json!(manifest.event_seq);
+            row["build"] = json!(manifest.build);
+        }
+    }
+    row
+}
+
+/// `snapshot-verify`.
+pub fn verify(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
+    let chain = store::verify(state, id).map_err(failed)?;
+    out.tree(&json!({ "snapshot": id, "whole": true, "chain": chain.depth() }))
+}
+
+/// `snapshot-compact`.
+pub fn compact(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
+    let folder = store::find(state, id).map_err(failed)?;
+    compact_folder(&folder).map_err(failed)?;
+    out.done(&json!({ "snapshot": id }))
+}
+
+/// `snapshot-remove`.
+pub fn remove(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
+    store::remove(state, id).map_err(failed)?;
+    out.done(&json!({ "snapshot": id }))
+}
+
+/// `snapshot-diff`.
+pub fn diff(state: &State, out: &Printer, before: &str, after: &str) -> Result<(), Failure> {
+    let open = |id: &str| Chain::open(&store::find(state, id)?);
+    let (before, after) = (open(before).map_err(failed)?, open(after).map_err(failed)?);
+    let found = compare::compare(&before, &after, state.root());
+    let found = found.map_err(|error| Failure::new(events::sentence(&error)))?;
+    match out.json {
+        true => out.done(&found.to_json()),
+        false => print(&found.to_text()),
+    }
+}
+
+/// `dump-core`: of a domain that is there, else of a snapshot.
+pub fn dump_core(state: &State, out: &Printer, what: String, file: &Path) -> Result<(), Failure> {
+    let file = std::path::absolute(file)?;
+    match store::find(state, &what) {
+        Ok(folder) => {
+            write_core(&Chain::open(&folder).map_err(failed)?, &file)?;
+            out.tree(&json!({ "file": file }))
+        }
+        Err(SavedError::NotFound(_)) => {
+            out.tree(&Connection::open(state)?.request(&Request::DumpCore { name: what, file })?)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn write_core(chain: &Chain, file: &Path) -> Result<(), Failure> {
+    let leaf = chain.leaf();
+    let registers = leaf.file(REGISTERS).map_err(failed)?;
+    let vcpus: Vec<VcpuRegs> = serde_json::from_reader(registers)
+        .map_err(|error| Failure::new(format!("the registers of the snapshot cannot be read: {error}")))?;
+    let memory = tempfile::tempfile_in(file.parent().unwrap_or(Path::new("/")))?;
+    chain.merge_ram(&memory).map_err(failed)?;
+    let ranges = [RamRange { gpa: 0, file_offset: 0, bytes: leaf.manifest.domain.memory_mib << 20 }];
+    let out = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(file)?;
+    let written = forensics::write_core(&memory, &ranges, &vcpus, &out);
+    if written.is_err() {
+        // Half a core is none.
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(written?)
+}

@@ -1,0 +1,199 @@
+//! What differs between two snapshots: processes, sockets and modules by introspection's walks over the two memories, files by fim's scans of the two
+//! disks. Both are foreign: what cannot be read is said, and the rest is compared.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use fim::{Baseline, Limits, Policy, Report};
+use honeyvmm::disk::{Below, View as DiskView};
+use honeyvmm::kernel_image::KernelImage;
+use honeyvmm::memory::ReadOnlyRam;
+use introspect::symbols::Symbols;
+use introspect::view::View;
+use introspect::walk::modules::{self, Modules};
+use introspect::walk::sockets::{self, Socket, Sockets};
+use introspect::walk::task::Task;
+use introspect::walk::tasks::{self, Tasks, Threads};
+use serde_json::{Value, json};
+
+use super::{Chain, SavedError};
+
+/// Why nothing is compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A snapshot cannot be read.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// Its memory has no place.
+    #[error("the memory of a snapshot cannot be put together")]
+    Memory(#[source] std::io::Error),
+}
+
+/// Lines of one kind, before and after.
+struct Lines {
+    what: &'static str,
+    added: Vec<String>,
+    removed: Vec<String>,
+}
+
+/// What differs.
+pub struct Difference {
+    lines: Vec<Lines>,
+    disks: Vec<(String, Report)>,
+    notes: Vec<String>,
+}
+
+/// What a memory shows, a line each.
+#[derive(Default)]
+struct Seen {
+    processes: BTreeSet<String>,
+    sockets: BTreeSet<String>,
+    modules: BTreeSet<String>,
+}
+
+/// Compares two snapshots; `spool` is a folder for a temporary file.
+///
+/// # Errors
+/// A snapshot's files cannot be read. What the guest has bent is a note.
+pub fn compare(before: &Chain, after: &Chain, spool: &Path) -> Result<Difference, CompareError> {
+    let mut notes = Vec::new();
+    let (old, new) = (seen(before, spool, &mut notes)?, seen(after, spool, &mut notes)?);
+    let lines = |what, old: &BTreeSet<String>, new: &BTreeSet<String>| Lines {
+        what,
+        added: new.difference(old).cloned().collect(),
+        removed: old.difference(new).cloned().collect(),
+    };
+    let lines = vec![
+        lines("processes", &old.processes, &new.processes),
+        lines("sockets", &old.sockets, &new.sockets),
+        lines("modules", &old.modules, &new.modules),
+    ];
+    let mut disks = Vec::new();
+    for vdev in after.leaf().manifest.depth.keys() {
+        match files(before, after, vdev) {
+            Ok(report) => disks.push((vdev.clone(), report)),
+            Err(why) => notes.push(format!("files of {vdev} are not compared: {why}")),
+        }
+    }
+    Ok(Difference { lines, disks, notes })
+}
+
+fn seen(chain: &Chain, spool: &Path, notes: &mut Vec<String>) -> Result<Seen, CompareError> {
+    let memory = tempfile::tempfile_in(spool).map_err(CompareError::Memory)?;
+    chain.merge_ram(&memory)?;
+    let manifest = &chain.leaf().manifest;
+    let id = chain.leaf().folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let walked =
+        manifest.domain.kernel.as_ref().ok_or_else(|| "it has no kernel".to_owned()).and_then(|kernel| {
+            let path = manifest.folder.join(kernel);
+            let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let image = KernelImage::parse(&bytes).map_err(|error| events::sentence(&error))?;
+            let symbols = Symbols::of_kernel(&image).map_err(|error| events::sentence(&error))?;
+            walk(memory, &symbols)
+        });
+    Ok(walked.unwrap_or_else(|why| {
+        notes.push(format!("the memory of {id} is not looked at: {why}"));
+        Seen::default()
+    }))
+}
+
+fn walk(memory: File, symbols: &Symbols) -> Result<Seen, String> {
+    let ram = ReadOnlyRam::from_memfd(memory).map_err(|error| events::sentence(&error))?;
+    let view = View::new(ram, symbols).map_err(|error| events::sentence(&error))?;
+    let known = |error: introspect::view::layout::Unknown| events::sentence(&error);
+    let tasks = Tasks::of(symbols).map_err(known)?.list(&view.look(tasks::STEPS_MAX), Threads::First).items;
+    let sockets = Sockets::of(symbols).map_err(known)?.list(&view.look(sockets::STEPS_MAX), &tasks).items;
+    let modules = Modules::of(symbols).map_err(known)?.list(&view.look(modules::STEPS_MAX)).items;
+    Ok(Seen {
+        // The kernel's own threads come and go with its work.
+        processes: tasks.iter().filter(|task| !task.kernel_thread).map(process).collect(),
+        sockets: sockets.iter().map(socket).collect(),
+        modules: modules
+            .into_iter()
+            .map(|module| format!("{} at {:#x}", module.name, module.address))
+            .collect(),
+    })
+}
+
+fn process(task: &Task) -> String {
+    let command = if task.command_line.is_empty() { task.comm.clone() } else { task.command_line.join(" ") };
+    let tty = task.tty.as_deref().unwrap_or("-");
+    format!("{} (of {}, uid {}, {tty}) {command}", task.tgid, task.ppid, task.rights.uid)
+}
+
+fn socket(socket: &Socket) -> String {
+    let end = |end: Option<String>| end.unwrap_or_else(|| "-".to_owned());
+    let ends = match &socket.path {
+        Some(path) => path.clone(),
+        None => format!(
+            "{} {}",
+            end(socket.local.as_ref().map(ToString::to_string)),
+            end(socket.remote.as_ref().map(ToString::to_string))
+        ),
+    };
+    format!("{} {ends} {} inode {}", socket.protocol, socket.state, socket.inode)
+}
+
+fn files(before: &Chain, after: &Chain, vdev: &str) -> Result<Report, String> {
+    let policy = Policy::debian();
+    let scan = |chain: &Chain| {
+        let view = disk(chain, vdev)?;
+        fim::scan(&policy, view, &Limits::default(), &mut |_| {}).map_err(|error| events::sentence(&error))
+    };
+    let leaf = &before.leaf().manifest;
+    let baseline = Baseline {
+        name: leaf.domain.name.clone(),
+        created: leaf.taken,
+        policy: policy.digest().to_owned(),
+        scan: scan(before)?,
+    };
+    Ok(fim::compare(&policy, &baseline, scan(after)?, after.leaf().manifest.taken))
+}
+
+fn disk(chain: &Chain, vdev: &str) -> Result<DiskView, String> {
+    let manifest = &chain.leaf().manifest;
+    let spec = manifest.domain.disks.iter().find(|spec| spec.vdev == vdev).ok_or("there is no such disk")?;
+    let opened = || -> std::io::Result<DiskView> {
+        let base = File::open(manifest.folder.join(&spec.target))?;
+        let layers = chain.layers(vdev).iter().map(File::open).collect::<std::io::Result<_>>()?;
+        DiskView::new(Below::new(base, layers).map_err(std::io::Error::other)?, None)
+            .map_err(std::io::Error::other)
+    };
+    opened().map_err(|error| events::sentence(&error))
+}
+
+impl Difference {
+    /// As JSON.
+    pub fn to_json(&self) -> Value {
+        let mut all = json!({ "notes": self.notes });
+        for lines in &self.lines {
+            all[lines.what] = json!({ "added": lines.added, "removed": lines.removed });
+        }
+        let files: serde_json::Map<String, Value> =
+            self.disks.iter().map(|(vdev, report)| (vdev.clone(), report.to_json())).collect();
+        all["files"] = Value::Object(files);
+        all
+    }
+
+    /// For people; what a guest named is escaped.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for lines in &self.lines {
+            text.push_str(&format!(
+                "{}: {} added, {} removed\n",
+                lines.what,
+                lines.added.len(),
+                lines.removed.len()
+            ));
+            for (sign, lines) in [('+', &lines.added), ('-', &lines.removed)] {
+                lines.iter().for_each(|line| text.push_str(&format!("  {sign} {}\n", line.escape_debug())));
+            }
+        }
+        for (vdev, report) in &self.disks {
+            text.push_str(&format!("files of {vdev}:\n{}", report.to_text()));
+        }
+        self.notes.iter().for_each(|note| text.push_str(&format!("note: {}\n", note.escape_debug())));
+        text
+    }
+}
