@@ -2,7 +2,8 @@
 //!
 //! `{"op":"add-port","domain":"web","domid":3,"mac":"00:16:3e:00:00:01","addresses":["10.77.0.11"]}` with memory,
 //! to_switch and from_switch; a clone of a pool has `"seat":{"pool":"ssh","source":"192.0.2.7"}` beside its pool's mac and
-//! address (without `source`: nobody yet). `{"op":"remove-port","domid":3}` (all of a domain's) or with `"mac"`;
+//! address (without `source`: nobody yet); one that has others outside has `"outer":{"mac":…,"address":…}`.
+//! `{"op":"remove-port","domid":3}` (all of a domain's) or with `"mac"`;
 //! `{"op":"stats"}`; `{"op":"reload-rules"}`.
 //!
 //! `{"op":"add-pool","pool":"ssh","mac":…,"address":"10.77.0.20","touch":"any"}` and `{"op":"remove-pool","pool":"ssh"}`;
@@ -43,6 +44,8 @@ pub enum Request {
         addresses: Vec<IpAddr>,
         /// It is a clone of a pool.
         seat: Option<Seat>,
+        /// Outside it has another MAC and address.
+        outer: Option<Outer>,
     },
     /// Unplugs a domain's vifs, or one of them.
     RemovePort {
@@ -105,6 +108,16 @@ pub struct Seat {
     pub pool: String,
     /// The source; nobody yet without it.
     pub source: Option<IpAddr>,
+}
+
+/// What the outside knows a clone by.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outer {
+    /// The MAC.
+    pub mac: MacText,
+    /// The address.
+    pub address: Ipv4Addr,
 }
 
 /// A MAC in its usual text form.
@@ -221,6 +234,7 @@ mod tests {
             mac: MacText([0, 0x16, 0x3e, 0, 0, 1]),
             addresses: vec!["10.77.0.11".parse().unwrap()],
             seat: None,
+            outer: None,
         };
         assert_eq!(parse(line), Ok(expected));
     }

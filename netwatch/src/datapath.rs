@@ -174,7 +174,7 @@ impl Datapath {
                 let mut frame = std::mem::take(&mut self.frame);
                 let received = self.vifs.recv(id, &mut frame);
                 if let Ok(Some(meta)) = &received {
-                    self.carry(id, &frame, meta);
+                    self.carry(id, &mut frame, meta);
                 }
                 self.frame = frame;
                 match received {
@@ -203,7 +203,7 @@ impl Datapath {
                 let received = port.uplink.recv(&mut frame);
                 port.is_readable = !matches!(received, Ok(Received::Empty) | Err(_));
                 match received {
-                    Ok(Received::Frame(meta)) => self.carry(id, &frame, &meta),
+                    Ok(Received::Frame(meta)) => self.carry(id, &mut frame, &meta),
                     Ok(Received::Unusable | Received::Empty) => {}
                     Err(error) => {
                         tracing::error!(%error, "uplink is gone");
@@ -219,7 +219,7 @@ impl Datapath {
     }
 
     /// Has one frame judged and hands it on.
-    fn carry(&mut self, from: PortId, frame: &[u8], meta: &FrameMeta) {
+    fn carry(&mut self, from: PortId, frame: &mut [u8], meta: &FrameMeta) {
         let mut delivery = std::mem::take(&mut self.delivery);
         self.switch.forward(from, frame, meta, now_us(), &mut delivery);
         self.deliver(frame, meta, &delivery);

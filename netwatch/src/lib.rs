@@ -9,6 +9,7 @@ pub mod control;
 pub mod datapath;
 pub mod flow;
 pub mod inspector;
+pub mod mapping;
 pub mod netns;
 pub mod packet;
 pub mod relay;

@@ -17,16 +17,18 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use events::{Event, EventId};
 use vifport::FrameMeta;
 
 use crate::bucket::Bucket;
-use crate::capture::CaptureLimits;
+use crate::capture::{Capture, CaptureLimits};
 use crate::containment::{Containment, Identity, Refusal};
 use crate::flow::{Flow, FlowTable, endpoints};
 use crate::inspector::{AlertRecord, Inspector};
+use crate::mapping::{Mapping, Station};
 use crate::packet::{Mac, Packet};
 pub use held::{HeldCount, HeldFrame};
 use notice::Notices;
@@ -72,6 +74,9 @@ pub enum PortError {
     /// Another vif has the MAC.
     #[error("another port has this mac")]
     MacInUse,
+    /// A mapping is between one address and one.
+    #[error("a mapped vif has one IPv4 address, not {0}")]
+    Addresses(usize),
 }
 
 /// What went through a port.
@@ -158,9 +163,17 @@ impl Switch {
 
     /// Plugs something in. A vif's capture begins now; that it cannot is logged and no reason to refuse the port.
     pub fn add_port(&mut self, kind: PortKind, now_us: u64) -> Result<PortId, PortError> {
-        let bucket = self.containment.profile().rate.map(|rate| Bucket::new(rate, now_us));
-        let (standing, count) = (Standing::Own, PortCount::default());
-        self.plug(SwitchPort { kind, standing, count, bucket, capture: None }, now_us)
+        self.plug(kind, Standing::Own, now_us)
+    }
+
+    /// Plugs a vif in whose guest is `inner`; to all others it is `outer`, also in events and captures.
+    pub fn add_mapped(&mut self, inner: Identity, outer: Station, now_us: u64) -> Result<PortId, PortError> {
+        let [IpAddr::V4(address)] = inner.addresses[..] else {
+            return Err(PortError::Addresses(inner.addresses.len()));
+        };
+        let mapping = Mapping { inner: Station { mac: inner.mac, address }, outer };
+        let outside = Identity { mac: outer.mac, addresses: vec![outer.address.into()], ..inner };
+        self.plug(PortKind::Vif(Arc::new(outside)), Standing::Mapped(mapping), now_us)
     }
 
     /// Unplugs a port, and a clone's sources with it. The flows of its domain end, unless another port of the domain is
@@ -179,7 +192,7 @@ impl Switch {
         }
         let Some(port) = self.ports.remove(id) else { return };
         match port.standing {
-            Standing::Own => {}
+            Standing::Own | Standing::Mapped(_) => {}
             Standing::Clone(pool) => self.forget_clone(id, pool),
         }
         if let Some(mut capture) = port.capture {
@@ -192,11 +205,12 @@ impl Switch {
         self.inspector = inspector;
     }
 
-    /// Judges a frame that came in through `from` and says where it goes.
+    /// Judges a frame that came in through `from` and says where it goes. A guest's own addresses are rewritten in place
+    /// first, where it has others outside.
     pub fn forward(
         &mut self,
         from: PortId,
-        frame: &[u8],
+        frame: &mut [u8],
         meta: &FrameMeta,
         now_us: u64,
         delivery: &mut Delivery,
@@ -206,6 +220,9 @@ impl Switch {
         port.count.frames_in += 1;
         port.count.bytes_in += frame.len() as u64;
         let standing = port.standing;
+        if let Standing::Mapped(mapping) = standing {
+            mapping.outward(frame, meta);
+        }
         let packet = Packet::decode(frame, now_us);
         let outcome = match self.ports.identity(from) {
             Some(identity) => self.carry_from_vif(from, standing, &identity, &packet, delivery),
@@ -221,6 +238,7 @@ impl Switch {
             }
         }
         self.count_out(frame, delivery);
+        self.map_inward(frame, meta, delivery);
     }
 
     /// Ends what has timed out. To be called about once a second.
@@ -267,6 +285,21 @@ impl Switch {
         }
     }
 
+    /// Gives a port its place, and begins the capture of a vif. That there is none is logged and no reason to refuse it.
+    fn plug(&mut self, kind: PortKind, standing: Standing, now_us: u64) -> Result<PortId, PortError> {
+        let bucket = self.containment.profile().rate.map(|rate| Bucket::new(rate, now_us));
+        let count = PortCount::default();
+        let id = self.ports.add(SwitchPort { kind, standing, count, bucket, capture: None })?;
+        if let (Some(identity), Some(policy)) = (self.ports.identity(id), &self.capture) {
+            let capture = Capture::open(&identity.domain, &policy.limits, now_us)
+                .inspect_err(|error| tracing::error!(domain = identity.domain, %error, "no capture"));
+            if let Some(port) = self.ports.get_mut(id) {
+                port.capture = capture.ok();
+            }
+        }
+        Ok(id)
+    }
+
     fn write_capture(&mut self, id: PortId, packet: &Packet<'_>, flow_bytes: u64) {
         let Some(policy) = &self.capture else { return };
         if flow_bytes > policy.flow_bytes_max {
@@ -279,6 +312,27 @@ impl Switch {
             port.capture = None;
         }
         self.ports.mark_captured(id);
+    }
+
+    /// After judgement and capture: a guest that has other addresses than its port gets frames of its own.
+    fn map_inward(&self, frame: &[u8], meta: &FrameMeta, delivery: &mut Delivery) {
+        let mapping_of = |id: PortId| match self.ports.get(id).map(|port| port.standing) {
+            Some(Standing::Mapped(mapping)) => Some(mapping),
+            _ => None,
+        };
+        for made in &mut delivery.made {
+            if let Some(mapping) = mapping_of(made.to) {
+                mapping.inward(&mut made.frame, &made.meta);
+            }
+        }
+        let Delivery { ports, made } = delivery;
+        ports.retain(|to| {
+            let Some(mapping) = mapping_of(*to) else { return true };
+            let mut frame = frame.to_vec();
+            mapping.inward(&mut frame, meta);
+            made.push(Made { to: *to, frame, meta: *meta });
+            false
+        });
     }
 
     fn count_out(&mut self, frame: &[u8], delivery: &Delivery) {

@@ -12,7 +12,8 @@ use vifport::{Endpoint, PortFds, Side, Violation};
 use super::vifs::Vif;
 use super::{Datapath, Round, now_us};
 use crate::containment::Identity;
-use crate::control::{MacText, Request, Seat};
+use crate::control::{MacText, Outer, Request, Seat};
+use crate::mapping::Station;
 use crate::switch::{PoolError, PoolSpec, PortId, PortKind, timestamp};
 
 impl Datapath {
@@ -39,8 +40,8 @@ impl Datapath {
     fn serve(&mut self, request: Request) -> Result<Value, String> {
         let sentence = |error: PoolError| error.to_string();
         match request {
-            Request::AddPort { domain, domid, mac: MacText(mac), addresses, seat } => {
-                self.add_vif(Identity { domain, domid, mac, addresses }, seat)
+            Request::AddPort { domain, domid, mac: MacText(mac), addresses, seat, outer } => {
+                self.add_vif(Identity { domain, domid, mac, addresses }, seat, outer)
             }
             Request::RemovePort { domid, mac } => Ok(self.remove_vifs(domid, mac)),
             Request::Stats {} => Ok(self.stats()),
@@ -68,7 +69,12 @@ impl Datapath {
         }
     }
 
-    fn add_vif(&mut self, identity: Identity, seat: Option<Seat>) -> Result<Value, String> {
+    fn add_vif(
+        &mut self,
+        identity: Identity,
+        seat: Option<Seat>,
+        outer: Option<Outer>,
+    ) -> Result<Value, String> {
         let descriptors = self.control.take_descriptors();
         let [memory, to_switch, from_switch] =
             descriptors.ok_or("add-port comes with three descriptors: memory, to_switch, from_switch")?;
@@ -76,16 +82,21 @@ impl Datapath {
             .map_err(|error| format!("port of {} cannot be attached: {error}", identity.domain))?;
         let (domain, domid, mac) = (identity.domain.clone(), identity.domid, identity.mac);
         let cannot = |error: PoolError| format!("port of {domain} cannot be added: {error}");
-        let id = match &seat {
-            None => {
-                self.switch.add_port(PortKind::Vif(Arc::new(identity)), now_us()).map_err(PoolError::from)
+        let now_us = now_us();
+        let id = match (&seat, outer) {
+            (None, None) => {
+                self.switch.add_port(PortKind::Vif(Arc::new(identity)), now_us).map_err(Into::into)
             }
-            Some(seat) => self.switch.add_clone(identity, &seat.pool, now_us()),
+            (Some(seat), None) => self.switch.add_clone(identity, &seat.pool, now_us),
+            (None, Some(Outer { mac: MacText(mac), address })) => {
+                self.switch.add_mapped(identity, Station { mac, address }, now_us).map_err(Into::into)
+            }
+            (Some(_), Some(_)) => Err(PoolError::Mapped(domain.clone())),
         };
         let id = id.map_err(cannot)?;
         let vif = Vif::new(id, domid, domain.clone(), mac, endpoint);
         if let Err(error) = self.watch(vif.endpoint.wait_fd(), id, EventFlags::IN) {
-            self.switch.remove_port(id, now_us());
+            self.switch.remove_port(id, now_us);
             return Err(format!("port of {domain} cannot be waited for: {error}"));
         }
         self.vifs.add(vif);

@@ -29,7 +29,7 @@ impl Switch {
         }
         let passage = self.judge_from_vif(from, identity, packet)?;
         let goes_out = match standing {
-            Standing::Own => true,
+            Standing::Own | Standing::Mapped(_) => true,
             Standing::Clone(pool) => self
                 .check_clone(from, pool, passage, packet)
                 .map_err(|refusal| self.told_refusal(identity, packet, refusal))?,
@@ -43,7 +43,7 @@ impl Switch {
             self.begin_flow(packet, ends, Direction::FromDecoy, identity.domid);
         }
         match standing {
-            Standing::Own => {
+            Standing::Own | Standing::Mapped(_) => {
                 self.destinations_of_vif(from, identity.mac, layers.destination_mac, &mut delivery.ports);
             }
             Standing::Clone(_) => {

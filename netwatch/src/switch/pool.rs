@@ -89,6 +89,9 @@ pub enum PoolError {
     /// The clone has another MAC or address than its pool.
     #[error("a clone of pool {0} has its mac and its address, no others")]
     NotTheClone(String),
+    /// A clone of a pool has the pool's MAC and address outside.
+    #[error("domain {0} is to be a clone of a pool and to have addresses of its own")]
+    Mapped(String),
     /// The switch has no room for the port.
     #[error(transparent)]
     Port(#[from] PortError),

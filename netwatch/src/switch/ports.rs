@@ -10,6 +10,7 @@ use super::{PORTS_MAX, PortCount, PortError, PortId, PortKind};
 use crate::bucket::Bucket;
 use crate::capture::Capture;
 use crate::containment::Identity;
+use crate::mapping::Mapping;
 use crate::packet::Mac;
 
 /// What a port is to the switch, beside its kind.
@@ -19,6 +20,18 @@ pub(super) enum Standing {
     Own,
     /// One of the clones behind a pool's MAC and address.
     Clone(PoolId),
+    /// A station of its own whose guest has another MAC and address than the outside knows.
+    Mapped(Mapping),
+}
+
+impl Standing {
+    /// True where nobody else has the port's MAC.
+    fn is_station(self) -> bool {
+        match self {
+            Standing::Own | Standing::Mapped(_) => true,
+            Standing::Clone(_) => false,
+        }
+    }
 }
 
 pub(super) struct SwitchPort {
@@ -60,7 +73,8 @@ pub(super) struct Ports {
 impl Ports {
     /// Gives a port a place and its names. Refused without a change where a name is taken or all places are.
     pub fn add(&mut self, port: SwitchPort) -> Result<PortId, PortError> {
-        if let (PortKind::Vif(identity), Standing::Own) = (&port.kind, port.standing)
+        if let PortKind::Vif(identity) = &port.kind
+            && port.standing.is_station()
             && self.stations.contains_key(&identity.mac)
         {
             return Err(PortError::MacInUse);
@@ -91,7 +105,7 @@ impl Ports {
         self.listeners.retain(|other| *other != id);
         self.captured.retain(|other| *other != id);
         if let PortKind::Vif(identity) = &port.kind {
-            if port.standing == Standing::Own {
+            if port.standing.is_station() {
                 self.stations.remove(&identity.mac);
                 identity.addresses.iter().for_each(|address| self.disown(*address));
             }
@@ -186,7 +200,7 @@ impl Ports {
     }
 
     fn name_vif(&mut self, id: PortId, identity: &Identity, standing: Standing) {
-        if standing == Standing::Own {
+        if standing.is_station() {
             self.stations.insert(identity.mac, Station::Vif(id));
             identity.addresses.iter().for_each(|address| self.own(*address));
             self.listeners.push(id);

@@ -14,10 +14,8 @@ use vifport::FrameMeta;
 
 use super::held::{HeldFrame, Touched};
 use super::pool::{PoolError, PoolId, PoolSpec, Wanted, is_station, seatable};
-use super::ports::{Standing, SwitchPort};
-use super::{Delivery, Made, PoolCount, PortCount, PortId, PortKind, Switch, arp_reply};
-use crate::bucket::Bucket;
-use crate::capture::Capture;
+use super::ports::Standing;
+use super::{Delivery, Made, PoolCount, PortId, PortKind, Switch, arp_reply};
 use crate::community_id::Endpoints;
 use crate::containment::{Identity, Passage, Refusal, icmp_error_about, is_neighbour_discovery};
 use crate::flow::endpoints;
@@ -69,14 +67,7 @@ impl Switch {
         if !is_clone {
             return Err(PoolError::NotTheClone(pool.to_owned()));
         }
-        let port = SwitchPort {
-            kind: PortKind::Vif(Arc::new(identity)),
-            standing: Standing::Clone(id),
-            count: PortCount::default(),
-            bucket: self.containment.profile().rate.map(|rate| Bucket::new(rate, now_us)),
-            capture: None,
-        };
-        let port = self.plug(port, now_us)?;
+        let port = self.plug(PortKind::Vif(Arc::new(identity)), Standing::Clone(id), now_us)?;
         if let Some(pool) = self.pools.get_mut(id) {
             pool.clones += 1;
         }
@@ -365,18 +356,5 @@ impl Switch {
             pool.clones -= 1;
             pool.seats.retain(|_, seat| *seat != port);
         }
-    }
-
-    /// Gives a port its place, and begins the capture of a vif. That there is none is logged and no reason to refuse it.
-    pub(super) fn plug(&mut self, port: SwitchPort, now_us: u64) -> Result<PortId, super::PortError> {
-        let id = self.ports.add(port)?;
-        if let (Some(identity), Some(policy)) = (self.ports.identity(id), &self.capture) {
-            let capture = Capture::open(&identity.domain, &policy.limits, now_us)
-                .inspect_err(|error| tracing::error!(domain = identity.domain, %error, "no capture"));
-            if let Some(port) = self.ports.get_mut(id) {
-                port.capture = capture.ok();
-            }
-        }
-        Ok(id)
     }
 }

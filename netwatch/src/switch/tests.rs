@@ -52,7 +52,7 @@ fn tcp(macs: (Mac, Mac), from: ([u8; 4], u16), to: ([u8; 4], u16), is_reply: boo
 impl House {
     fn forward(&mut self, from: PortId, frame: &[u8], now_us: u64) -> Vec<PortId> {
         let mut delivery = Delivery::default();
-        self.switch.forward(from, frame, &FrameMeta::default(), now_us, &mut delivery);
+        self.switch.forward(from, &mut frame.to_vec(), &FrameMeta::default(), now_us, &mut delivery);
         delivery.ports
     }
 }
@@ -133,4 +133,42 @@ fn a_removed_port_gets_nothing_and_its_flows_end() {
 fn two_ports_with_one_mac_are_refused() {
     let mut house = house();
     assert_eq!(house.switch.add_port(identity(9, DECOY_MAC, OTHER), 0), Err(PortError::MacInUse));
+}
+
+#[test]
+fn a_mapped_clone_is_its_outer_station_to_everybody_else() {
+    let mut house = house();
+    let inner = Identity {
+        domain: "clone".into(),
+        domid: 7,
+        mac: DECOY_MAC,
+        addresses: vec![IpAddr::V4(Ipv4Addr::from(DECOY))],
+    };
+    let (outer_mac, outer) = ([0, 0x16, 0x3e, 0, 0, 7], [10, 77, 0, 70]);
+    let station = Station { mac: outer_mac, address: outer.into() };
+    let clone = house.switch.add_mapped(inner.clone(), station, 0).unwrap();
+    assert_eq!(house.switch.add_mapped(inner.clone(), station, 0), Err(PortError::MacInUse));
+    let homeless = Identity { addresses: vec![], ..inner };
+    assert_eq!(house.switch.add_mapped(homeless, station, 0), Err(PortError::Addresses(0)));
+
+    let request = tcp((CLIENT_MAC, outer_mac), (CLIENT, 4000), (outer, 22), false);
+    let mut delivery = Delivery::default();
+    let meta = FrameMeta::default();
+    house.switch.forward(house.outside, &mut request.clone(), &meta, 0, &mut delivery);
+    assert!(delivery.ports.is_empty());
+    let made = delivery.made.first().unwrap();
+    let inside = tcp((CLIENT_MAC, DECOY_MAC), (CLIENT, 4000), (DECOY, 22), false);
+    assert_eq!((made.to, &made.frame), (clone, &inside));
+
+    let mut reply = tcp((DECOY_MAC, CLIENT_MAC), (DECOY, 22), (CLIENT, 4000), true);
+    house.switch.forward(clone, &mut reply, &meta, 1, &mut delivery);
+    assert_eq!(delivery.ports, [house.outside]);
+    assert_eq!(reply, tcp((outer_mac, CLIENT_MAC), (outer, 22), (CLIENT, 4000), true));
+    house.switch.remove_port(clone, 2);
+    let ended = house.switch.take_events();
+    let flow = ended[0].flow.as_ref().unwrap();
+    assert_eq!((flow.dest_ip, ended[0].domid), (IpAddr::from(outer), Some(7)));
+    // The decoy whose address the guest has was never spoken to, and lives on.
+    let to_decoy = tcp((CLIENT_MAC, DECOY_MAC), (CLIENT, 4000), (DECOY, 22), false);
+    assert_eq!(house.forward(house.outside, &to_decoy, 3), [house.decoy]);
 }

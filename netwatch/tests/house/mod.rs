@@ -205,6 +205,17 @@ impl House {
         (Endpoint::attach(port, Side::Backend).unwrap(), held)
     }
 
+    /// Plugs a machine in that outside has another MAC and address than it knows of.
+    pub fn plug_mapped_in(&mut self, clone: &mut Clone, domid: u32, outer: (&str, &str)) {
+        let port = Port::create().unwrap();
+        let request = format!(
+            r#"{{"op":"add-port","domain":"side-{domid}","domid":{domid},"mac":"{POOL_MAC}","addresses":["{POOL}"],"outer":{{"mac":"{}","address":"{}"}}}}"#,
+            outer.0, outer.1
+        );
+        assert_eq!(self.ask_with(&request, &copy(&port))["ok"], serde_json::json!({}));
+        clone.bridge = Some(bridge(&clone.tap, Endpoint::attach(port, Side::Backend).unwrap()));
+    }
+
     /// A vif that nobody speaks to and that says nothing.
     pub fn plug_idle_in(&mut self, number: u8, domid: u32) -> Endpoint {
         let port = Port::create().unwrap();

@@ -40,6 +40,13 @@ pub enum Seat {
         /// Whom it serves first; nobody yet without it.
         source: Option<IpAddr>,
     },
+    /// A station of its own, whose guest has another MAC and address than the outside.
+    Outer {
+        /// The MAC outside.
+        mac: String,
+        /// The address outside.
+        address: Ipv4Addr,
+    },
 }
 
 /// The way to netwatch.
@@ -99,10 +106,17 @@ impl Network {
         let mut kept =
             json!({ "op": "add-port", "domain": domain, "domid": domid, "mac": mac, "addresses": addresses });
         let mut request = kept.clone();
-        if let Seat::Pool { pool, source } = &seat {
-            // Later seats may be others, so those are kept apart.
-            kept["seat"] = json!({ "pool": pool });
-            request["seat"] = json!({ "pool": pool, "source": source });
+        match &seat {
+            Seat::Own => {}
+            Seat::Pool { pool, source } => {
+                // Later seats may be others, so those are kept apart.
+                kept["seat"] = json!({ "pool": pool });
+                request["seat"] = json!({ "pool": pool, "source": source });
+            }
+            Seat::Outer { mac, address } => {
+                kept["outer"] = json!({ "mac": mac, "address": address });
+                request["outer"] = kept["outer"].clone();
+            }
         }
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(SwitchError::Away);
         let port = [copy(&port.memory)?, copy(&port.to_switch)?, copy(&port.from_switch)?];

@@ -56,7 +56,7 @@ fn house() -> House {
 
 impl House {
     fn forward(&mut self, from: PortId, frame: &[u8], now_us: u64) -> Vec<PortId> {
-        self.switch.forward(from, frame, &FrameMeta::default(), now_us, &mut self.delivery);
+        self.switch.forward(from, &mut frame.to_vec(), &FrameMeta::default(), now_us, &mut self.delivery);
         self.delivery.ports.clone()
     }
 
