@@ -104,6 +104,14 @@ event_ids! {
     CaseCreated = "case.created", Notice;
     /// A snapshot of a domain was taken.
     SnapshotTaken = "snapshot.taken", Notice;
+    /// A source got a clone of its own.
+    PoolAssigned = "pool.assigned", Notice;
+    /// A clone went.
+    PoolReleased = "pool.released", Notice;
+    /// A source is answered by a decoy that it shares with others.
+    PoolShared = "pool.shared", Warning;
+    /// A source is not answered.
+    PoolRefused = "pool.refused", Warning;
     /// A process of the house started.
     ServiceStarted = "service.started", Info;
     /// A process of the house ended without being asked to.

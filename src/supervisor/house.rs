@@ -20,6 +20,7 @@ use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
 use super::launch::{self, Beginning, LaunchError, Plan};
 use super::network::{Network, SwitchError};
+use super::pool::{PoolError, Pools};
 use super::protocol::Create;
 use super::ram::Ram;
 use super::saved::SavedError;
@@ -100,6 +101,9 @@ pub enum HouseError {
     /// A domain was not saved, or one that was saved is none.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// There is no pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// Nothing was cloned.
     #[error(transparent)]
     Clone(#[from] CloneError),
@@ -129,6 +133,8 @@ pub struct House {
     pub services: Arc<Services>,
     /// Where browsers find the dashboard.
     pub dashboard_url: String,
+    /// Machines for attackers.
+    pub pools: Pools,
     spares: Spares,
     // Locked for looks and changes of the table only, never while a domain is built or asked.
     domains: Mutex<Table>,
@@ -155,7 +161,7 @@ impl House {
         dashboard_url: String,
     ) -> Arc<House> {
         let (spares, domains) = (Spares::new(state.run()), Mutex::default());
-        Arc::new(House { state, announcer, network, services, dashboard_url, spares, domains })
+        Arc::new(House { state, announcer, network, services, dashboard_url, pools: Pools::default(), spares, domains })
     }
 
     /// All domains, by number.
@@ -340,6 +346,11 @@ impl House {
         if let Err(error) = self.destroy(domain) {
             tracing::warn!(%error, name, "a domain with damaged memory stays");
         }
+    }
+
+    /// Whether it builds no domains any more.
+    pub fn is_closing(&self) -> bool {
+        self.table().closing
     }
 
     /// Takes all domains down and builds none any more.

@@ -19,6 +19,7 @@ mod logsink;
 mod network;
 mod nursery;
 mod observer;
+mod pool;
 mod process;
 pub mod protocol;
 mod ram;

@@ -3,7 +3,6 @@
 
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever keeps pools of clones"))]
 mod told;
 mod wanted;
 

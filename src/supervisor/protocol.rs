@@ -5,9 +5,12 @@
 //! console's raw bytes both ways.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::pool::Limits;
 
 /// Longest request; a create carries the domain file.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -129,6 +132,10 @@ pub enum Request {
     },
     /// Saved domains go on side by side.
     Clone(CloneRequest),
+    /// Opens a pool of clones.
+    PoolOpen(PoolRequest),
+    /// All pools, with who has which clone.
+    Pools,
     /// Baseline of a domain's disk.
     FimBaseline {
         /// Name or domid.
@@ -172,6 +179,7 @@ impl Request {
             Request::List { .. }
             | Request::Info
             | Request::Net
+            | Request::Pools
             | Request::Observe { .. }
             | Request::Pull { .. }
             | Request::FimCheck { .. }
@@ -185,6 +193,7 @@ impl Request {
             }
             Request::Save { .. } => Err("domains are saved on the command line: honeynet save NAME DIR"),
             Request::Restore { .. } => Err("domains are restored on the command line: honeynet restore DIR"),
+            Request::PoolOpen(_) => Err("pools are opened by honeynet up"),
             Request::Clone(_) => Err("domains are cloned on the command line: honeynet clone DIR"),
             Request::Create(_) => Err("domains are created on the command line: honeynet create FILE"),
             Request::Shutdown { .. } => {
@@ -242,6 +251,34 @@ pub struct CloneRequest {
     /// They stand until they are unpaused.
     #[serde(default)]
     pub parked: bool,
+}
+
+/// A pool to be opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRequest {
+    /// Its name.
+    pub name: String,
+    /// The folder of the snapshot that its clones go on from.
+    pub snapshot: PathBuf,
+    /// Clones that attackers have at one time.
+    pub clones: usize,
+    /// Clones that stand ready.
+    pub parked: usize,
+    /// Clones given away in a minute.
+    pub per_minute: usize,
+    /// Seconds after which a silent attacker's clone goes.
+    pub idle_s: u64,
+    /// Only a TCP SYN gets a clone.
+    pub syn_only: bool,
+}
+
+impl PoolRequest {
+    /// How many there may be.
+    pub fn limits(&self) -> Limits {
+        let idle = Duration::from_secs(self.idle_s);
+        Limits { clones: self.clones, parked: self.parked, per_minute: self.per_minute, idle }
+    }
 }
 
 /// One answer.

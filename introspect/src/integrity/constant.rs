@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use honeyvmm::memory::Gva;
 
@@ -16,7 +17,7 @@ use super::sites::{Site, Sites};
 use crate::symbols::Symbols;
 use crate::symbols::segments::Segments;
 use crate::view::layout::{Unknown, symbol};
-use crate::view::{Look, READ_BYTES_MAX, ViewError};
+use crate::view::{Look, READ_BYTES_MAX, View, ViewError};
 
 /// Steps that suffice for a kernel of 256 MB each of whose 200,000 places has changed.
 pub const STEPS_MAX: u32 = 1 << 19;
@@ -37,13 +38,43 @@ const WRITTEN_AT_BOOT: [(&str, &str); 2] =
 pub struct Constant {
     what: What,
     start: u64,
-    expected: Vec<u8>,
+    expected: Expected,
     sites: Sites,
     /// By address: told of by others.
     skipped: Vec<Range<u64>>,
     /// By address: what boot writes.
     written_at_boot: Vec<Range<u64>>,
     tracer_entries: Vec<u64>,
+}
+
+/// How a stretch should be.
+#[derive(Debug)]
+enum Expected {
+    /// These are its bytes.
+    Held(Vec<u8>),
+    /// As in the snapshot that the guest went on from, which is in the host's page cache once for all that went on from it.
+    Saved(Arc<View>, usize),
+}
+
+impl Expected {
+    fn bytes(&self) -> usize {
+        match self {
+            Expected::Held(bytes) => bytes.len(),
+            Expected::Saved(_, bytes) => *bytes,
+        }
+    }
+
+    /// Copies what should be at an address into `out`; `start`: where the stretch begins.
+    fn read(&self, start: u64, at: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        match self {
+            Expected::Held(bytes) => {
+                let first = (at - start) as usize;
+                out.copy_from_slice(&bytes[first..first + out.len()]);
+                Ok(())
+            }
+            Expected::Saved(view, _) => view.look(1).read(Gva(at), out),
+        }
+    }
 }
 
 /// Why a byte differs.
@@ -116,6 +147,7 @@ impl Constant {
             }
         }
         let (sites, skipped) = (Sites::default(), Vec::new());
+        let expected = Expected::Held(expected);
         Ok(Self {
             what,
             start,
@@ -143,19 +175,19 @@ impl Constant {
         for run in &runs {
             self.report(look, symbols, self.what, run, findings)?;
         }
+        let Expected::Held(all) = &mut self.expected else { return Ok(()) };
         let mut kept = runs.into_iter().map(|run| run.range).peekable();
         let mut now = vec![0; READ_BYTES_MAX];
-        for first in (0..self.expected.len()).step_by(READ_BYTES_MAX) {
-            let length = READ_BYTES_MAX.min(self.expected.len() - first);
-            let (at, now) = (self.start + first as u64, &mut now[..length]);
+        for (expected, at) in all.chunks_mut(READ_BYTES_MAX).zip((self.start..).step_by(READ_BYTES_MAX)) {
+            let now = &mut now[..expected.len()];
+            let end = at + expected.len() as u64;
             look.read(Gva(at), now)?;
-            let expected = &mut self.expected[first..first + length];
             // What somebody has changed stays as the image has it.
-            while let Some(range) = kept.peek().filter(|range| range.start < at + length as u64).cloned() {
+            while let Some(range) = kept.peek().filter(|range| range.start < end).cloned() {
                 let from = (range.start.max(at) - at) as usize;
-                let to = (range.end.min(at + length as u64) - at) as usize;
+                let to = (range.end.min(end) - at) as usize;
                 now[from..to].copy_from_slice(&expected[from..to]);
-                if range.end > at + length as u64 {
+                if range.end > end {
                     break;
                 }
                 kept.next();
@@ -163,6 +195,22 @@ impl Constant {
             expected.copy_from_slice(now);
         }
         Ok(())
+    }
+
+    /// From now on the measure is this memory, which stays as it is, where it is the same as the one that was taken.
+    pub fn rely_on(&mut self, saved: &Arc<View>) {
+        let relied = Expected::Saved(Arc::clone(saved), self.expected.bytes());
+        let mut piece = (vec![0; READ_BYTES_MAX], vec![0; READ_BYTES_MAX]);
+        let same = (0..self.expected.bytes()).step_by(READ_BYTES_MAX).all(|first| {
+            let (at, length) =
+                (self.start + first as u64, READ_BYTES_MAX.min(self.expected.bytes() - first));
+            let (held, saved) = (&mut piece.0[..length], &mut piece.1[..length]);
+            let read = self.expected.read(self.start, at, held).and_then(|()| relied.read(self.start, at, saved));
+            read.is_ok() && held == saved
+        });
+        if same {
+            self.expected = relied;
+        }
     }
 
     /// Tells what differs.
@@ -210,11 +258,12 @@ impl Constant {
         let mut traced: Vec<Range<u64>> = Vec::new();
         // Up to where bytes have been judged.
         let mut judged = self.start;
-        let mut now = vec![0; READ_BYTES_MAX];
-        for (expected, first) in
-            self.expected.chunks(READ_BYTES_MAX).zip((self.start..).step_by(READ_BYTES_MAX))
-        {
-            let now = &mut now[..expected.len()];
+        let (mut expected, mut now) = (vec![0; READ_BYTES_MAX], vec![0; READ_BYTES_MAX]);
+        for offset in (0..self.expected.bytes()).step_by(READ_BYTES_MAX) {
+            let (first, length) =
+                (self.start + offset as u64, READ_BYTES_MAX.min(self.expected.bytes() - offset));
+            let (expected, now) = (&mut expected[..length], &mut now[..length]);
+            self.expected.read(self.start, first, expected)?;
             look.read(Gva(first), now)?;
             let pieces = expected.chunks(PIECE_BYTES).zip(now.chunks(PIECE_BYTES));
             for ((expected, now), first) in pieces.zip((first..).step_by(PIECE_BYTES)) {
@@ -277,7 +326,9 @@ impl Constant {
         run: &Run,
         findings: &mut Findings,
     ) -> Result<(), ViewError> {
-        let (first, bytes) = ((run.range.start - self.start) as usize, run.range.end - run.range.start);
+        let bytes = run.range.end - run.range.start;
+        let mut before = vec![0; bytes.min(SHOWN_BYTES_MAX as u64 + 1) as usize];
+        self.expected.read(self.start, run.range.start, &mut before)?;
         // One more than is shown tells that there is more.
         let now = look.bytes(Gva(run.range.start), bytes.min(SHOWN_BYTES_MAX as u64 + 1))?;
         let finding = Finding::Changed {
@@ -288,7 +339,7 @@ impl Constant {
                 (_, nearest) => named(nearest, run.range.start),
             },
             address: Gva(run.range.start),
-            before: shown(&self.expected[first..first + bytes as usize]),
+            before: shown(&before),
             after: shown(&now),
         };
         findings.push(run.certainty, finding);

@@ -136,6 +136,13 @@ impl Integrity {
         self.finish(round)
     }
 
+    /// Takes the reference from the snapshot that a guest went on from, which is then the measure and takes no memory of ours.
+    pub fn reference_saved(&mut self, saved: &Arc<View>, inputs: &Inputs<'_>) -> Checked {
+        let taken = self.reference(saved, inputs);
+        [&mut self.text, &mut self.data].into_iter().for_each(|part| part.rely_on(saved));
+        taken
+    }
+
     /// Compares. Nothing is compared before there is a reference.
     pub fn check(&mut self, view: &View, inputs: &Inputs<'_>) -> Checked {
         let mut round = Round::default();

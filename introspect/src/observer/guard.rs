@@ -5,6 +5,7 @@
 //! check that has seen what counts only if it is seen twice is repeated soon.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use events::Event;
@@ -45,7 +46,7 @@ pub struct Guard {
     domid: u32,
     vcpus: u32,
     // What it went on from, with what its vcpus had registered then.
-    saved: Option<(View, Vec<Entries>)>,
+    saved: Option<(Arc<View>, Vec<Entries>)>,
     begun: Instant,
     next: Instant,
     was_live: bool,
@@ -75,7 +76,7 @@ impl Guard {
             name: config.name.clone(),
             domid: config.domid,
             vcpus: config.vcpus,
-            saved: saved.map(|saved| (saved, entries(shim, config.vcpus))),
+            saved: saved.map(|saved| (Arc::new(saved), entries(shim, config.vcpus))),
             begun: now,
             next: now,
             was_live: false,
@@ -161,7 +162,7 @@ impl Guard {
                 let callers = HashSet::new();
                 let inputs =
                     Inputs { entries: &entries, vcpus: self.vcpus, callers: &callers, explained: &explained };
-                self.integrity.reference(&saved, &inputs)
+                self.integrity.reference_saved(&saved, &inputs)
             }
             None => self.with_inputs(&explained, |integrity, inputs| integrity.reference(view, inputs)),
         };
