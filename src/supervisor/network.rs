@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, UplinkConfig, UplinkKind};
+use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, RelaySource, UplinkConfig, UplinkKind};
 use netwatch::netns::{self, NetnsError};
 use netwatch::uplink::{self, InterfaceSpec, UplinkError};
 
@@ -201,6 +201,8 @@ impl Network {
         let gateway = file.network.gateway;
         let gateway_net = format!("{gateway}/{}", file.network.subnet.prefix_len());
         let tap = uplink::open_tap(&namespace.name, TAP_NAME, &gateway_net)?;
+        netns::take_answers_back(&namespace.name, TAP_NAME)
+            .map_err(|source| NetworkError::Namespace { name: namespace.name.clone(), source })?;
         let inside = |what: &'static str, made: Result<io::Result<_>, NetnsError>| match made {
             Ok(made) => made.map_err(step(what)),
             Err(source) => Err(NetworkError::Namespace { name: namespace.name.clone(), source }),
@@ -276,6 +278,7 @@ impl Network {
             events_fd: events.map(|socket| descriptors.hand(socket)),
             uplinks,
             relays,
+            relay_source: RelaySource::Client,
             loghost: vec![self.gateway.into()],
             fence: fence(),
             profile: self.profile.clone(),
