@@ -5,7 +5,6 @@
 mod tests;
 #[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever keeps pools of clones"))]
 mod told;
-#[cfg_attr(not(test), expect(dead_code, reason = "heard by whoever keeps pools of clones"))]
 mod wanted;
 
 use std::io;
