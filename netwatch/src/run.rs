@@ -15,7 +15,7 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::capture::CaptureLimits;
+use crate::capture::{CaptureFolder, CaptureLimits};
 use crate::config::{NetwatchConfig, RelaySource, UplinkKind};
 use crate::containment::{Containment, Profile, ProfileError, whole_fence};
 use crate::control::{Control, MacText};
@@ -159,7 +159,7 @@ fn read_profile(config: &NetwatchConfig) -> Result<Profile, RunError> {
 fn capture_policy(config: &NetwatchConfig) -> Option<CapturePolicy> {
     let capture = config.capture.as_ref()?;
     let limits = CaptureLimits {
-        folder: capture.folder.clone(),
+        folder: Arc::new(CaptureFolder::new(capture.folder.clone())),
         file_bytes_max: capture.file_bytes_max,
         files_max: capture.files_max,
     };
