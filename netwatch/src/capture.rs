@@ -4,10 +4,12 @@
 //! checksum unfinished as Linux' own captures show it. Files are flushed after each burst: kill -9 loses what was not.
 //! Written here and not through libpcap, whose `pcap_open_dead` as the pcap crate calls it cuts frames at 65,535 bytes.
 
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
@@ -48,11 +50,49 @@ pub enum CaptureError {
     },
 }
 
+/// The folder of all captures, with the files of each domain by age. Listed once: clones come by the minute, each with a
+/// file of its own, and a look through thousands of names would be time that its first packet waits.
+#[derive(Debug)]
+pub struct CaptureFolder {
+    path: PathBuf,
+    // Oldest first. `None` before the first look.
+    files: Mutex<Option<HashMap<String, VecDeque<PathBuf>>>>,
+}
+
+impl CaptureFolder {
+    /// The captures in this folder.
+    pub fn new(path: PathBuf) -> CaptureFolder {
+        CaptureFolder { path, files: Mutex::default() }
+    }
+
+    /// Names the domain's next file, after the oldest have gone of which there are too many.
+    fn next_file(&self, domain: &str, files_max: usize, now_us: u64) -> Result<PathBuf, CaptureError> {
+        let error = |source| CaptureError::Rotate { path: self.path.clone(), source };
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = match &mut *files {
+            Some(files) => files,
+            unseen => unseen.insert(list(&self.path).map_err(error)?),
+        };
+        let of_domain = files.entry(domain.to_owned()).or_default();
+        while of_domain.len() >= files_max.max(1) {
+            let Some(oldest) = of_domain.pop_front() else { break };
+            match fs::remove_file(oldest) {
+                // Somebody else has cleared it away.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(error)?,
+            }
+        }
+        let path = self.path.join(file_name(domain, now_us));
+        of_domain.push_back(path.clone());
+        Ok(path)
+    }
+}
+
 /// How much is kept.
 #[derive(Debug, Clone)]
 pub struct CaptureLimits {
-    /// Folder of the files.
-    pub folder: PathBuf,
+    /// Where the files lie.
+    pub folder: Arc<CaptureFolder>,
     /// A file that has reached this many bytes is closed and the next begun.
     pub file_bytes_max: u64,
     /// Files of one domain; the oldest goes when there are more.
@@ -109,9 +149,14 @@ impl Capture {
 
 /// The file that a domain's frames go to now, if there is one.
 pub fn newest(folder: &Path, domain: &str) -> Option<PathBuf> {
+    files_of(folder, domain).into_iter().max()
+}
+
+/// The captures of a domain.
+pub fn files_of(folder: &Path, domain: &str) -> Vec<PathBuf> {
     let domain = name_in_files(domain);
-    let files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
-    files.filter(|path| is_of_domain(path, &domain)).max()
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| domain_of(path) == Some(&domain)).collect()
 }
 
 fn name_in_files(domain: &str) -> String {
@@ -119,8 +164,7 @@ fn name_in_files(domain: &str) -> String {
 }
 
 fn open_file(domain: &str, limits: &CaptureLimits, now_us: u64) -> Result<BufWriter<File>, CaptureError> {
-    remove_oldest(domain, limits)?;
-    let path = limits.folder.join(file_name(domain, now_us));
+    let path = limits.folder.next_file(domain, limits.files_max, now_us)?;
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&path);
     let file = file.map_err(|source| CaptureError::Create { path: path.clone(), source })?;
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, file);
@@ -158,29 +202,25 @@ fn file_name(domain: &str, now_us: u64) -> String {
     format!("{domain}-{}.pcap", at.strftime("%Y%m%dT%H%M%S.%6fZ"))
 }
 
-/// Leaves room for one file more.
-fn remove_oldest(domain: &str, limits: &CaptureLimits) -> Result<(), CaptureError> {
-    let rotate_error = |source| CaptureError::Rotate { path: limits.folder.clone(), source };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(&limits.folder).map_err(rotate_error)? {
-        let path = entry.map_err(rotate_error)?.path();
-        if is_of_domain(&path, domain) {
-            files.push(path);
+/// The captures in a folder by their domains; of one domain the names sort by time.
+fn list(folder: &Path) -> io::Result<HashMap<String, VecDeque<PathBuf>>> {
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    paths.sort();
+    let mut files: HashMap<String, VecDeque<PathBuf>> = HashMap::new();
+    for path in paths {
+        if let Some(domain) = domain_of(&path) {
+            files.entry(domain.to_owned()).or_default().push_back(path);
         }
     }
-    files.sort();
-    let surplus = (files.len() + 1).saturating_sub(limits.files_max.max(1));
-    for path in files.iter().take(surplus) {
-        fs::remove_file(path).map_err(rotate_error)?;
-    }
-    Ok(())
+    Ok(files)
 }
 
 /// The name is the domain, a dash, and a time without dashes: `web` does not own the files of `web-2`.
-fn is_of_domain(path: &Path, domain: &str) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let time = name.strip_prefix(domain).and_then(|rest| rest.strip_prefix('-'));
-    time.and_then(|time| time.strip_suffix(".pcap")).is_some_and(|time| !time.contains('-'))
+fn domain_of(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    let (domain, _time) = name.strip_suffix(".pcap")?.rsplit_once('-')?;
+    Some(domain)
 }
 
 #[cfg(test)]
@@ -188,7 +228,8 @@ mod tests {
     use super::*;
 
     fn limits(folder: &Path) -> CaptureLimits {
-        CaptureLimits { folder: folder.to_owned(), file_bytes_max: 1000, files_max: 2 }
+        let folder = Arc::new(CaptureFolder::new(folder.to_owned()));
+        CaptureLimits { folder, file_bytes_max: 1000, files_max: 2 }
     }
 
     fn files(folder: &Path) -> Vec<PathBuf> {
@@ -243,6 +284,22 @@ mod tests {
         }
         let found = newest(folder.path(), "a b").unwrap();
         assert_eq!(found.file_name().unwrap(), "a_b-19700101T000002.000000Z.pcap");
+    }
+
+    #[test]
+    fn what_an_earlier_netwatch_left_counts_and_what_somebody_cleared_away_does_not_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        for second in 1..=3 {
+            fs::write(folder.path().join(file_name("web", second * 1_000_000)), b"").unwrap();
+        }
+        let limits = limits(folder.path());
+        Capture::open("web", &limits, 4_000_000).unwrap();
+        assert_eq!(files(folder.path()).len(), 2);
+        for file in files(folder.path()) {
+            fs::remove_file(file).unwrap();
+        }
+        Capture::open("web", &limits, 5_000_000).unwrap();
+        assert_eq!(files(folder.path()), [folder.path().join(file_name("web", 5_000_000))]);
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct NetwatchConfig {
     pub uplinks: Vec<UplinkConfig>,
     /// Published ports.
     pub relays: Vec<RelayConfig>,
+    /// With whose address they speak to decoys.
+    #[serde(default)]
+    pub relay_source: RelaySource,
     /// Addresses at which the house takes the decoys' syslog.
     pub loghost: Vec<IpAddr>,
     /// Networks of the host and of management, which no decoy reaches.
@@ -66,6 +69,18 @@ pub enum UplinkKind {
     Gateway,
     /// A real network.
     Interface,
+}
+
+/// With whose address a relay speaks to a decoy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelaySource {
+    /// The gateway's.
+    #[default]
+    Gateway,
+    /// The client's own, where a decoy can answer it (`relay::Sources`). The namespace must bring the answers back
+    /// (`netns::take_answers_back`), and netwatch keeps CAP_NET_RAW for it.
+    Client,
 }
 
 /// One published port.

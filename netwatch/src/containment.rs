@@ -123,9 +123,7 @@ struct QuotaUse {
 impl Containment {
     /// `fence`: the host's and the management's networks; `loghost`: the addresses where the house takes syslog.
     pub fn new(profile: Profile, fence: Vec<IpNetwork>, loghost: Vec<IpAddr>) -> Containment {
-        let always = FENCE_ALWAYS.iter().filter_map(|network| network.parse().ok());
-        let fence = fence.into_iter().chain(always).collect();
-        Containment { profile, fence, loghost, quotas: HashMap::new() }
+        Containment { profile, fence: whole_fence(fence), loghost, quotas: HashMap::new() }
     }
 
     /// The profile in force.
@@ -214,6 +212,12 @@ impl Containment {
         usage.used[slot] += 1;
         Ok(Passage::Begin)
     }
+}
+
+/// The fence as it holds: with the networks that are always behind it.
+pub fn whole_fence(fence: Vec<IpNetwork>) -> Vec<IpNetwork> {
+    let always = FENCE_ALWAYS.iter().filter_map(|network| network.parse().ok());
+    fence.into_iter().chain(always).collect()
 }
 
 /// A bare SYN of a decoy inside a flow that somebody else began: it would open a connection of its own under the cover

@@ -1,9 +1,9 @@
 //! The datapath: one thread that moves frames between vif ports, uplinks and the switch, and answers the toolstack.
 //!
 //! What a round costs follows what happens in it, not how much is plugged in: descriptors are waited for by epoll, and
-//! only vifs that signalled or were sent to are looked at. A vif that takes no frames holds the uplinks back for a
-//! moment, so that a burst is not lost; one that goes on doing so (its domain is paused) loses its frames instead of
-//! everybody's time.
+//! only vifs that signalled or were sent to are looked at. A decoy's vif that takes no frames holds the uplinks back for
+//! a moment, so that a burst is not lost; one that goes on doing so (its domain is paused) and a clone's vif lose their
+//! frames instead of everybody's time.
 
 mod requests;
 mod vifs;

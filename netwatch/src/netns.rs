@@ -13,6 +13,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Where iproute2 mounts namespaces.
 const FOLDER: &str = "/run/netns";
 
+/// Routing table, and place among the rules, of what is for a relay's clients; both free in a new namespace.
+const ANSWERS_TABLE: &str = "100";
+
 /// Why something about a namespace failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -60,6 +63,14 @@ pub fn create(name: &str) -> Result<(), NetnsError> {
 /// Removes a named namespace. Devices in it go with the last process inside.
 pub fn delete(name: &str) -> Result<(), NetnsError> {
     ip(&["netns", "delete", name])
+}
+
+/// Brings TCP that comes in by `device` to a local socket, whichever address it is for: a relay speaks with its clients'
+/// addresses, and the decoys' answers are for those. TCP alone, or the kernel would answer ARP for all the world.
+pub fn take_answers_back(name: &str, device: &str) -> Result<(), NetnsError> {
+    let table = ANSWERS_TABLE;
+    ip(&["-n", name, "route", "add", "local", "default", "dev", "lo", "table", table])?;
+    ip(&["-n", name, "rule", "add", "iif", device, "ipproto", "tcp", "priority", table, "lookup", table])
 }
 
 /// True where a namespace of this name is mounted.

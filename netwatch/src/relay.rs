@@ -1,8 +1,11 @@
 //! Relay of published ports: a client that connects to the host's loopback is joined with a service of a decoy.
 //!
 //! The listening socket was bound in the host's namespace and is handed in; connections to decoys are opened by this
-//! process, inside the honeynet's namespace. So the decoy sees the gateway's address; `relay.accepted` tells the real
-//! client and the local port of the inner connection, which joins it with flows and alerts.
+//! process, inside the honeynet's namespace, with the client's own address where that is possible (`source`) and the
+//! gateway's else. `relay.accepted` tells the real client and the inner connection's address and port, which join it with
+//! flows and alerts.
+
+mod source;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,6 +20,7 @@ use jiff::Timestamp;
 use crate::community_id::Endpoints;
 use crate::flow::tuple;
 use crate::packet::PROTOCOL_TCP;
+pub use source::Sources;
 
 /// Connections of one published port at a time; further clients are closed at once. Each takes two threads.
 pub const CONNECTIONS_MAX: usize = 128;
@@ -37,6 +41,8 @@ pub struct Published {
     pub domain: String,
     /// Its service.
     pub target: SocketAddr,
+    /// Which clients it sees.
+    pub sources: Arc<Sources>,
 }
 
 /// Serves a published port on a thread of its own, until the process ends. Events go to `emit`.
@@ -102,7 +108,7 @@ fn join(
     published: &Published,
     emit: &(dyn Fn(Event) + Send + Sync),
 ) -> std::io::Result<()> {
-    let decoy = TcpStream::connect_timeout(&published.target, CONNECT_MAX)?;
+    let decoy = source::connect_from(published.sources.of(address.ip()), published.target, CONNECT_MAX)?;
     emit(accepted(address, client.local_addr()?, decoy.local_addr()?, published));
     for stream in [client, &decoy] {
         stream.set_read_timeout(Some(LOOK_EVERY))?;
@@ -203,7 +209,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = listener.local_addr().unwrap();
         let (sender, events) = mpsc::channel();
-        let published = Published { domain: "web".into(), target };
+        let published = Published { domain: "web".into(), target, sources: Arc::new(Sources::Gateway) };
         serve(listener, published, move |event| sender.send(event).unwrap()).unwrap();
 
         let mut client = TcpStream::connect(listen).unwrap();
@@ -229,7 +235,8 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = listener.local_addr().unwrap();
-        serve(listener, Published { domain: "web".into(), target: gone }, |_| {}).unwrap();
+        let sources = Arc::new(Sources::Gateway);
+        serve(listener, Published { domain: "web".into(), target: gone, sources }, |_| {}).unwrap();
         let mut client = TcpStream::connect(listen).unwrap();
         assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
     }

@@ -6,18 +6,22 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use events::{Emitter, Event};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
-use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 
-use crate::capture::CaptureLimits;
-use crate::config::{NetwatchConfig, UplinkKind};
-use crate::containment::{Containment, Profile, ProfileError};
+use crate::capture::{CaptureFolder, CaptureLimits};
+use crate::config::{NetwatchConfig, RelaySource, UplinkKind};
+use crate::containment::{Containment, Profile, ProfileError, whole_fence};
 use crate::control::{Control, MacText};
 use crate::datapath::{AddError, Datapath};
 use crate::netns::{self, NetnsError};
-use crate::relay::{self, Published};
+use crate::relay::{self, Published, Sources};
 use crate::rules::RuleSource;
 use crate::switch::{CapturePolicy, PortKind, Switch};
 
@@ -52,6 +56,9 @@ pub enum RunError {
     /// An uplink does not fit.
     #[error("uplink cannot be added")]
     Uplink(#[from] AddError),
+    /// Clients' addresses are to be used, and it is not known which are the decoys'.
+    #[error("home_net is not a network: {0}")]
+    HomeNet(String),
     /// Privileges cannot be given up.
     #[error("privileges cannot be given up")]
     Privileges(#[source] io::Error),
@@ -93,7 +100,7 @@ pub fn run(config: NetwatchConfig) -> Result<(), RunError> {
     }
     tracing::info!(rules = inspector.rule_count(), "rules are loaded");
     // Threads inherit what the first one is, so nothing may be started before this.
-    drop_privileges(config.uid).map_err(RunError::Privileges)?;
+    drop_privileges(config.uid, config.relay_source).map_err(RunError::Privileges)?;
 
     let emitter = events.map(|fd| Emitter::from_fd(fd, "netwatch")).transpose()?;
     let emit = move |event: Event| {
@@ -110,13 +117,36 @@ pub fn run(config: NetwatchConfig) -> Result<(), RunError> {
         let kind = port_kind(uplink.kind, uplink.mac.as_deref())?;
         datapath.add_uplink(handed.take(uplink.fd)?, kind)?;
     }
+    let sources = Arc::new(relay_sources(&config)?);
     for published in &config.relays {
         let listener = TcpListener::from(handed.take(published.listen_fd)?);
-        let service = Published { domain: published.domain.clone(), target: published.target };
+        let service = Published {
+            domain: published.domain.clone(),
+            target: published.target,
+            sources: Arc::clone(&sources),
+        };
         relay::serve(listener, service, emit.clone())
             .map_err(|source| RunError::Relay { domain: published.domain.clone(), source })?;
     }
+    // Of the threads only the relays' have a use for it.
+    if config.uid.is_some() {
+        keep_capabilities(CapabilitySet::empty()).map_err(RunError::Privileges)?;
+    }
     datapath.run().map_err(RunError::Datapath)
+}
+
+/// Decoys answer neither their own network by way of the relay nor what is behind the fence.
+fn relay_sources(config: &NetwatchConfig) -> Result<Sources, RunError> {
+    match config.relay_source {
+        RelaySource::Gateway => Ok(Sources::Gateway),
+        RelaySource::Client => {
+            let home = config.home_net.parse();
+            let home = home.map_err(|_| RunError::HomeNet(config.home_net.clone()))?;
+            let mut but = whole_fence(config.fence.clone());
+            but.push(home);
+            Ok(Sources::Clients { but })
+        }
+    }
 }
 
 fn read_profile(config: &NetwatchConfig) -> Result<Profile, RunError> {
@@ -129,7 +159,7 @@ fn read_profile(config: &NetwatchConfig) -> Result<Profile, RunError> {
 fn capture_policy(config: &NetwatchConfig) -> Option<CapturePolicy> {
     let capture = config.capture.as_ref()?;
     let limits = CaptureLimits {
-        folder: capture.folder.clone(),
+        folder: Arc::new(CaptureFolder::new(capture.folder.clone())),
         file_bytes_max: capture.file_bytes_max,
         files_max: capture.files_max,
     };
@@ -152,16 +182,29 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Another user has no capabilities; nothing gives any back after this.
-fn drop_privileges(uid: Option<u32>) -> io::Result<()> {
+/// Another user has no capabilities but the one that relays need to speak with a client's address (ip(7)); nothing gives
+/// any back after this.
+fn drop_privileges(uid: Option<u32>, relay_source: RelaySource) -> io::Result<()> {
     if let Some(id) = uid {
         set_thread_groups(&[])?;
+        set_keep_capabilities(true)?;
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
+        set_keep_capabilities(false)?;
+        keep_capabilities(match relay_source {
+            RelaySource::Gateway => CapabilitySet::empty(),
+            RelaySource::Client => CapabilitySet::NET_RAW,
+        })?;
     }
     set_no_new_privs(true)?;
     Ok(())
+}
+
+/// Gives up all capabilities of this thread but these.
+fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
 }
 
 /// Which inherited descriptors have found their owner.

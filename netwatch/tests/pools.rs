@@ -232,15 +232,25 @@ fn a_hostile_clone_reaches_its_own_source_and_nobody_else() {
         ip.tcp(22, 4000, 1, 100).syn().ack(2).write(&mut frame, &[]).unwrap();
         say(&mut evil, &frame);
     }
-    let listener =
-        netns::within(&house.intruder_netns, || UdpSocket::bind((sources[1].as_str(), 7)).unwrap()).unwrap();
-    listener.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let mut frame = Vec::new();
-    let ip = PacketBuilder::ethernet2(mac(POOL_MAC), reply.sender_mac).ipv4(pool, victim, 64);
-    ip.udp(7, 7).write(&mut frame, b"hello").unwrap();
-    say(&mut evil, &frame);
-    assert!(listener.recv(&mut [0; 16]).is_err(), "a clone spoke to another one's source");
-    assert!(frames(&mut other, Duration::from_millis(50)).is_empty());
+    // Both sources have asked something, so both wait for a word of that port.
+    let heard: Vec<bool> = [&sources[0], &sources[1]]
+        .map(|source| {
+            let socket =
+                netns::within(&house.intruder_netns, || UdpSocket::bind((source.as_str(), 7)).unwrap());
+            let socket = socket.unwrap();
+            socket.send_to(b"?", (POOL, 7)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let mut frame = Vec::new();
+            let to = source.parse::<Ipv4Addr>().unwrap().octets();
+            let ip = PacketBuilder::ethernet2(mac(POOL_MAC), reply.sender_mac).ipv4(pool, to, 64);
+            ip.udp(7, 7).write(&mut frame, b"hello").unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            say(&mut evil, &frame);
+            socket.recv(&mut [0; 16]).is_ok()
+        })
+        .to_vec();
+    assert_eq!(heard, [true, false], "a clone speaks to its own source and to no other");
+    frames(&mut other, Duration::from_millis(50));
     house.wait_for_event("containment.verdict", |event| event["containment"]["reason"] == "resolution");
     // A broadcast of the outside tells no clone of anything.
     let outside = netns::within(&house.intruder_netns, || {
@@ -275,6 +285,45 @@ fn a_flood_of_sources_leaves_those_with_a_clone_alone() {
     assert!(stats["ok"]["frames"]["dropped"].as_u64().unwrap() > 1000, "{stats}");
     // Nobody reads the lines, and nothing stands still for it.
     assert_eq!(house.ask(r#"{"op":"remove-port","domid":10}"#)["ok"]["removed"], 1);
+}
+
+#[test]
+fn a_clone_that_takes_no_frames_loses_its_own_alone() {
+    let mut house = House::build("pg");
+    house.add_pool();
+    let sources = add_sources(&house, 1);
+    let (mut stuck, _) = house.plug_raw_clone_in(11, &sources[0]);
+    let mut clone = Clone::parked("pg0");
+    serve(&clone, 7);
+    house.plug_clone_in(&mut clone, 10, INTRUDER);
+    let (mut stream, _) =
+        connect_from(&house.intruder_netns, INTRUDER).recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(number_of(&mut stream), 7);
+    stream.set_nodelay(true).unwrap();
+    let socket = netns::within(&house.intruder_netns, || UdpSocket::bind((sources[0].as_str(), 0)).unwrap());
+    let socket = socket.unwrap();
+    let datagram = [0; 1400];
+    let (mut times, mut frame) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        // The clone takes as much as makes room for one large frame, so that its port is full anew each time.
+        for _ in 0..60 {
+            stuck.recv(&mut frame).unwrap();
+        }
+        stuck.notify().unwrap();
+        (0..100).for_each(|_| drop(socket.send_to(&datagram, (POOL, 9))));
+        let begun = Instant::now();
+        stream.write_all(b"x").unwrap();
+        number_of(&mut stream);
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    assert!(times[times.len() * 9 / 10] < Duration::from_millis(15), "{:?}", times[times.len() * 9 / 10]);
+    let stats = house.ask(r#"{"op":"stats"}"#);
+    let lost = |domid: u64| {
+        let ports = stats["ok"]["ports"].as_array().unwrap();
+        ports.iter().find(|port| port["domid"] == domid).unwrap()["frames_lost"].as_u64().unwrap()
+    };
+    assert!(lost(11) > 1000 && lost(10) == 0, "{stats}");
 }
 
 /// SYNs from made-up addresses, by a packet socket in the intruder's namespace.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, UplinkConfig, UplinkKind};
+use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, RelaySource, UplinkConfig, UplinkKind};
 use netwatch::netns::{self, NetnsError};
 use netwatch::uplink::{self, InterfaceSpec, UplinkError};
 
@@ -204,6 +204,8 @@ impl Network {
         let gateway = file.network.gateway;
         let gateway_net = format!("{gateway}/{}", file.network.subnet.prefix_len());
         let tap = uplink::open_tap(&namespace.name, TAP_NAME, &gateway_net)?;
+        netns::take_answers_back(&namespace.name, TAP_NAME)
+            .map_err(|source| NetworkError::Namespace { name: namespace.name.clone(), source })?;
         let inside = |what: &'static str, made: Result<io::Result<_>, NetnsError>| match made {
             Ok(made) => made.map_err(step(what)),
             Err(source) => Err(NetworkError::Namespace { name: namespace.name.clone(), source }),
@@ -289,6 +291,7 @@ impl Network {
             events_fd: events.map(|socket| descriptors.hand(socket)),
             uplinks,
             relays,
+            relay_source: RelaySource::Client,
             loghost: vec![self.gateway.into()],
             fence: fence(),
             profile: self.profile.clone(),

@@ -9,7 +9,7 @@ use rustix::event::epoll::EventFlags;
 use serde_json::{Value, json};
 use vifport::{Endpoint, PortFds, Side, Violation};
 
-use super::vifs::Vif;
+use super::vifs::{Vif, WhenFull};
 use super::{Datapath, Round, now_us};
 use crate::containment::Identity;
 use crate::control::{MacText, Outer, Request, Seat};
@@ -80,21 +80,24 @@ impl Datapath {
             descriptors.ok_or("add-port comes with three descriptors: memory, to_switch, from_switch")?;
         let endpoint = Endpoint::attach(PortFds { memory, to_switch, from_switch }, Side::Switch)
             .map_err(|error| format!("port of {} cannot be attached: {error}", identity.domain))?;
-        let (domain, domid, mac) = (identity.domain.clone(), identity.domid, identity.mac);
+        let (domain, domid) = (identity.domain.clone(), identity.domid);
         let cannot = |error: PoolError| format!("port of {domain} cannot be added: {error}");
         let now_us = now_us();
-        let id = match (&seat, outer) {
+        let inner = identity.clone();
+        let (id, when_full) = match (&seat, outer) {
             (None, None) => {
-                self.switch.add_port(PortKind::Vif(Arc::new(identity)), now_us).map_err(Into::into)
+                let added = self.switch.add_port(PortKind::Vif(Arc::new(identity)), now_us);
+                (added.map_err(PoolError::from), WhenFull::Wait)
             }
-            (Some(seat), None) => self.switch.add_clone(identity, &seat.pool, now_us),
+            (Some(seat), None) => (self.switch.add_clone(identity, &seat.pool, now_us), WhenFull::Lose),
             (None, Some(Outer { mac: MacText(mac), address })) => {
-                self.switch.add_mapped(identity, Station { mac, address }, now_us).map_err(Into::into)
+                let added = self.switch.add_mapped(identity, Station { mac, address }, now_us);
+                (added.map_err(PoolError::from), WhenFull::Lose)
             }
-            (Some(_), Some(_)) => Err(PoolError::Mapped(domain.clone())),
+            (Some(_), Some(_)) => (Err(PoolError::Mapped(domain.clone())), WhenFull::Lose),
         };
         let id = id.map_err(cannot)?;
-        let vif = Vif::new(id, domid, domain.clone(), mac, endpoint);
+        let vif = Vif::new(id, &inner, endpoint, when_full);
         if let Err(error) = self.watch(vif.endpoint.wait_fd(), id, EventFlags::IN) {
             self.switch.remove_port(id, now_us);
             return Err(format!("port of {domain} cannot be waited for: {error}"));

@@ -5,11 +5,21 @@ use std::io;
 
 use vifport::{Endpoint, FRAME_BYTES_MAX, FrameMeta, Violation};
 
+use crate::containment::Identity;
 use crate::packet::Mac;
 use crate::switch::PortId;
 
 /// How long a full vif may hold the uplinks back.
 pub(super) const PATIENCE_US: u64 = 20_000;
+
+/// What becomes of frames for a vif that takes none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// The uplinks wait for a moment.
+    Wait,
+    /// They are lost, as at a switch's full port: an attacker in a clone and one outside could else hold back all others.
+    Lose,
+}
 
 pub(super) struct Vif {
     pub id: PortId,
@@ -18,15 +28,26 @@ pub(super) struct Vif {
     pub mac: Mac,
     pub endpoint: Endpoint,
     pub lost: u64,
+    when_full: WhenFull,
     full_since_us: Option<u64>,
     is_active: bool,
     is_touched: bool,
 }
 
 impl Vif {
-    pub fn new(id: PortId, domid: u32, domain: String, mac: Mac, endpoint: Endpoint) -> Vif {
-        let (full_since_us, is_active, is_touched) = (None, false, false);
-        Vif { id, domid, domain, mac, endpoint, lost: 0, full_since_us, is_active, is_touched }
+    pub fn new(id: PortId, identity: &Identity, endpoint: Endpoint, when_full: WhenFull) -> Vif {
+        Vif {
+            id,
+            domid: identity.domid,
+            domain: identity.domain.clone(),
+            mac: identity.mac,
+            endpoint,
+            lost: 0,
+            when_full,
+            full_since_us: None,
+            is_active: false,
+            is_touched: false,
+        }
     }
 }
 
@@ -122,7 +143,10 @@ impl Vifs {
         }
         touch(&mut self.touched, vif);
         // Nobody but this side fills the ring, so one that was not sent to since has room still.
-        if vif.full_since_us.is_none() && matches!(vif.endpoint.room_or_wait(FRAME_BYTES_MAX), Ok(false)) {
+        if vif.when_full == WhenFull::Wait
+            && vif.full_since_us.is_none()
+            && matches!(vif.endpoint.room_or_wait(FRAME_BYTES_MAX), Ok(false))
+        {
             vif.full_since_us = Some(now_us);
             self.full.push(to);
         }

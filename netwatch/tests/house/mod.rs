@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, UplinkConfig, UplinkKind};
+use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, RelaySource, UplinkConfig, UplinkKind};
 use netwatch::netns::{self, ip};
 use netwatch::uplink::{InterfaceSpec, Received, Uplink, open_interface, open_tap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +24,8 @@ use vifport::{Endpoint, Port, PortFds, Side};
 pub const GATEWAY: &str = "10.77.0.1";
 pub const DECOY: &str = "10.77.0.11";
 pub const INTRUDER: &str = "10.77.0.99";
+/// An address behind the fence.
+pub const FENCED: &str = "198.51.100.9";
 /// The pool's address, and that of each of its clones.
 pub const POOL: &str = "10.77.0.20";
 pub const POOL_MAC: &str = "00:16:3e:77:00:20";
@@ -64,10 +66,8 @@ impl Clone {
     pub fn parked(tag: &str) -> Clone {
         let netns = format!("nwt{}-clone-{tag}", std::process::id());
         netns::create(&netns).unwrap();
-        let tap = open_tap(&netns, "eth0", &format!("{POOL}/24")).unwrap();
-        ip(&["-n", &netns, "link", "set", "eth0", "address", POOL_MAC]).unwrap();
-        ip(&["-n", &netns, "route", "add", "default", "via", GATEWAY]).unwrap();
-        Clone { netns, tap: Arc::new(Uplink::new(tap)), bridge: None }
+        let tap = Arc::new(open_machine(&netns, POOL, POOL_MAC));
+        Clone { netns, tap, bridge: None }
     }
 }
 
@@ -91,6 +91,12 @@ impl Drop for Namespaces {
 
 impl House {
     pub fn build(tag: &str) -> House {
+        House::with_published(tag, TcpListener::bind("127.0.0.1:0").unwrap(), DECOY, None)
+    }
+
+    /// A house whose published port is this listener and belongs to this decoy or pool, and whose netwatch may be
+    /// another user.
+    pub fn with_published(tag: &str, listener: TcpListener, target: &str, uid: Option<u32>) -> House {
         let names = ["house", "decoy", "evil"].map(|part| format!("nwt{}-{part}-{tag}", std::process::id()));
         let [netns, decoy_netns, intruder_netns] = names.clone();
         let guard = Namespaces(names.to_vec());
@@ -98,9 +104,9 @@ impl House {
             netns::create(name).unwrap();
         }
         let gateway = open_tap(&netns, "tap0", &format!("{GATEWAY}/24")).unwrap();
+        netns::take_answers_back(&netns, "tap0").unwrap();
         let outside = open_outside(&netns, &intruder_netns);
-        let decoy_tap = open_tap(&decoy_netns, "eth0", &format!("{DECOY}/24")).unwrap();
-        ip(&["-n", &decoy_netns, "link", "set", "eth0", "address", DECOY_MAC]).unwrap();
+        let decoy_tap = open_machine(&decoy_netns, DECOY, DECOY_MAC);
 
         let captures = tempfile::tempdir().unwrap();
         let rules = tempfile::NamedTempFile::new().unwrap();
@@ -109,7 +115,6 @@ impl House {
         let (wanted, wanted_inner) = UnixStream::pair().unwrap();
         wanted.set_read_timeout(Some(PATIENCE)).unwrap();
         let (events, events_inner) = UnixStream::pair().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let published = listener.local_addr().unwrap();
         let config = NetwatchConfig {
             netns: Some(netns.clone()),
@@ -122,11 +127,12 @@ impl House {
             ],
             relays: vec![RelayConfig {
                 listen_fd: listener.into_raw_fd(),
-                target: format!("{DECOY}:22").parse().unwrap(),
+                target: format!("{target}:22").parse().unwrap(),
                 domain: "web".into(),
             }],
+            relay_source: RelaySource::Client,
             loghost: vec![GATEWAY.parse().unwrap()],
-            fence: vec![],
+            fence: vec![FENCED.parse().unwrap()],
             profile: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../rules/containment/replies-only.toml"),
             rules: vec![rules.path().to_owned()],
             home_net: "10.77.0.0/24".into(),
@@ -137,8 +143,9 @@ impl House {
                 files_max: 4,
                 flow_bytes_max: 16 << 20,
             }),
-            uid: None,
+            uid,
         };
+        std::os::unix::fs::chown(captures.path(), uid, uid).unwrap();
         let netwatch = thread::spawn(move || netwatch::run(config).unwrap());
         // From here on the house takes the namespaces away.
         std::mem::forget(guard);
@@ -155,7 +162,7 @@ impl House {
             events,
             captures,
             _rules: rules,
-            decoy_tap: Arc::new(Uplink::new(decoy_tap)),
+            decoy_tap: Arc::new(decoy_tap),
             bridge: None,
             netwatch: Some(netwatch),
         };
@@ -300,6 +307,14 @@ impl Drop for House {
         }
         drop(Namespaces(vec![self.netns.clone(), self.decoy_netns.clone(), self.intruder_netns.clone()]));
     }
+}
+
+/// The network card of a machine that is a namespace, with its address and the way to the gateway.
+fn open_machine(netns: &str, address: &str, mac: &str) -> Uplink {
+    let tap = open_tap(netns, "eth0", &format!("{address}/24")).unwrap();
+    ip(&["-n", netns, "link", "set", "eth0", "address", mac]).unwrap();
+    ip(&["-n", netns, "route", "add", "default", "via", GATEWAY]).unwrap();
+    Uplink::new(tap)
 }
 
 /// A bridge in the house's namespace that stands for the real network, with the intruder on it.

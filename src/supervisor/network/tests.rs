@@ -118,6 +118,12 @@ fn a_new_netwatch_knows_pools_clones_and_seats() {
     house.network.seat(8, "ssh", bob.into()).unwrap();
     house.network.seat(8, "ssh", alice.into()).unwrap();
     house.network.unseat("ssh", bob.into()).unwrap();
+    let port = Port::create().unwrap();
+    let outer = Seat::Outer { mac: "00:16:3e:00:00:99".into(), address: Ipv4Addr::new(10, 77, 0, 99) };
+    house
+        .network
+        .plug("side", 6, "00:16:3e:00:00:06", Some(Ipv4Addr::new(10, 77, 0, 6)), &port, outer)
+        .unwrap();
     let gone = house.clone(9, Some(bob));
     house.network.unplug(9);
     drop(gone);
@@ -129,6 +135,9 @@ fn a_new_netwatch_knows_pools_clones_and_seats() {
     assert!(matches!(house.network.seat(7, "ssh", bob.into()), Err(SwitchError::Away(_))));
     house.start();
     assert_eq!(house.pools(), expected);
+    let ports = house.network.stats().unwrap()["ports"].take();
+    let domids: Vec<_> = ports.as_array().unwrap().iter().filter_map(|port| port["domid"].as_u64()).collect();
+    assert_eq!(domids, [7, 8, 6]);
     house.touch();
     let told = wanted.recv_timeout(PATIENCE).unwrap();
     let from_gateway =
