@@ -168,6 +168,33 @@ fn a_chain_is_compacted_and_nothing_that_is_needed_goes() {
 }
 
 #[test]
+fn a_domain_is_copied_as_often_as_one_likes_booted_or_restored() {
+    let honeynet = Honeynet::new("");
+    let mut guest = guest(&honeynet, "");
+    let commands = guest.commands();
+    let first = snapshot(&honeynet, "a", &[]);
+    honeynet.run(&["restore", id(&first), "--name", "b"]).good();
+    let mut restored = Guest::take_up(&honeynet, "b", commands);
+    for round in 0..2 {
+        for (name, kind) in [("a", "full"), ("b", "full"), ("a", "diff"), ("b", "diff")] {
+            let diff: &[&str] = if kind == "diff" { &["--diff"] } else { &[] };
+            assert_eq!(snapshot(&honeynet, name, diff)["kind"], kind, "{round} {name}");
+            honeynet.run(&["pull", name]).good();
+        }
+    }
+    for guest in [&mut guest, &mut restored] {
+        assert_eq!(guest.run("echo here"), "here");
+    }
+    let rows = honeynet.run(&["snapshots", "--json"]).good().json();
+    let parents = rows.as_array().unwrap().iter().filter(|row| row["domain"] == "b" && row["kind"] == "diff");
+    // What went on from a snapshot is compared with that one, so its chains stay short.
+    assert!(parents.into_iter().all(|row| row["parent"] == first["id"]), "{rows}");
+    assert!(
+        std::fs::read_dir(honeynet.path("state/run")).unwrap().flatten().all(|entry| !entry.path().is_dir())
+    );
+}
+
+#[test]
 fn a_chain_with_a_damaged_or_missing_member_is_refused_by_name() {
     let honeynet = Honeynet::new("");
     let guest = guest(&honeynet, "");
