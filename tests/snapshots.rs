@@ -195,6 +195,34 @@ fn a_domain_is_copied_as_often_as_one_likes_booted_or_restored() {
 }
 
 #[test]
+fn the_memory_of_a_restored_domain_that_crashes_is_kept_and_it_begins_anew() {
+    let honeynet = Honeynet::new("");
+    let mut guest = guest(&honeynet, "on_crash='coredump-restart'");
+    guest.run("mkdir /m; mount -t tmpfs none /m; echo before-it-was-taken-$((40+2)) > /m/one");
+    let taken = snapshot(&honeynet, "a", &[]);
+    let mut guest = guest;
+    let commands = guest.commands();
+    guest.run("true");
+    drop(guest);
+    destroy(&honeynet, "a");
+    honeynet.run(&["restore", id(&taken)]).good();
+    let mut guest = Guest::take_up(&honeynet, "a", commands);
+    guest.run("echo after-it-was-taken-$((40+3)) > /m/two");
+    let old = |row: Option<&Value>| row.is_some_and(|row| row["uptime_s"].as_f64() > Some(1.1));
+    let before = row_when(&honeynet, "a", old).unwrap();
+    guest.send("echo c > /proc/sysrq-trigger\n");
+    let anew =
+        |row: Option<&Value>| row.is_some_and(|row| row["domid"] != before["domid"] && row["pid"].is_u64());
+    row_when(&honeynet, "a", anew).unwrap();
+    let core = honeynet.path(&format!("state/domains/a/core-{}.raw", before["domid"]));
+    let core = std::fs::read(core).unwrap();
+    assert_eq!(core.len(), 128 << 20);
+    for text in ["before-it-was-taken-42", "after-it-was-taken-43"] {
+        assert!(core.windows(text.len()).any(|bytes| bytes == text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
 fn a_chain_with_a_damaged_or_missing_member_is_refused_by_name() {
     let honeynet = Honeynet::new("");
     let guest = guest(&honeynet, "");

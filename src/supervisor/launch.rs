@@ -19,6 +19,7 @@ use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::copying::Copies;
+use super::core;
 use super::domain::{Domain, uuid_text};
 use super::network::{Network, SwitchError};
 use super::observer::{Observer, Sight};
@@ -158,7 +159,8 @@ pub fn launch(
         observer,
         parts.copies,
     ));
-    let pid = start(&domain, program, reader, ended).map_err(step("start its process"))?;
+    let pid =
+        start(&domain, program, reader, (state, announcer), ended).map_err(step("start its process"))?;
     let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
         tracing::warn!(%error, name, "no memory limit for this domain's process");
         None
@@ -303,6 +305,7 @@ fn program(state: &State, plan: &Plan, parts: &Parts, child: Child, log: &File) 
         control_fd: hand.descriptors.hand(child.control),
         console_fd: hand.descriptors.hand(child.console),
         events_fd: hand.events(state),
+        linger_ms: core::linger_ms(&plan.file, plan.saved.is_some()),
         disks: hand.disks(&parts.disks)?,
         vifs: hand.vifs(&parts.vifs)?,
         uid: None,
@@ -318,11 +321,17 @@ fn start(
     domain: &Arc<Domain>,
     program: Program,
     reader: ControlReader,
+    (state, announcer): (&State, &Arc<Announcer>),
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
 ) -> io::Result<u32> {
-    let noticed = Arc::clone(domain);
+    let (noticed, state, announcer) = (Arc::clone(domain), state.clone(), Arc::clone(announcer));
     let notices = std::thread::Builder::new().name("control".into());
-    let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)))?;
+    let notices = notices.spawn(move || {
+        reader.run(|notice| {
+            core::before_it_goes(&notice, &noticed, &state, &announcer);
+            noticed.take_notice(notice);
+        })
+    })?;
     let waited = Arc::clone(domain);
     program.start(move |exit| {
         // Its last words are on the socket still.

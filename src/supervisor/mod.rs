@@ -9,6 +9,7 @@ mod client;
 mod console;
 mod control;
 mod copying;
+mod core;
 mod dashboard;
 mod domain;
 mod evidence;
