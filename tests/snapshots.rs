@@ -223,6 +223,39 @@ fn the_memory_of_a_restored_domain_that_crashes_is_kept_and_it_begins_anew() {
 }
 
 #[test]
+fn an_alert_sets_off_a_snapshot_of_its_domain_and_a_flood_of_them_one() {
+    let rule = "[[snapshot]]\non = \"alert\"\npriority = 3\nevery = \"1h\"\n";
+    let honeynet = Honeynet::new(rule);
+    let mut guest = guest(&honeynet, "vif=['ip=10.77.0.5']");
+    guest.run("ip addr add 10.77.0.5/24 dev eth0; ip link set eth0 up");
+    let ping = |more: &[&str]| {
+        let mut ping = Command::new("ip");
+        ping.args(["netns", "exec", &honeynet.namespace, "ping", "-W", "2", "10.77.0.5"]).args(more);
+        assert!(ping.stdout(Stdio::null()).status().unwrap().success());
+    };
+    // Who follows the store begins at its end: logsink must have been there for a moment.
+    util::wait_for("the store", || honeynet.path("state/store/events.db").exists().then_some(()));
+    std::thread::sleep(Duration::from_millis(1500));
+    // Without data, and then a sweep: two rules that match.
+    ping(&["-s", "0", "-c", "1"]);
+    let rows = || honeynet.run(&["snapshots", "a", "--json"]).good().json();
+    let row = util::wait_for("a snapshot", || rows().as_array().unwrap().first().cloned());
+    assert_eq!(
+        (&row["kind"], row["reason"].as_str()),
+        (&"full".into(), Some("alert 9000013: SCAN ping without data"))
+    );
+    assert!(row["capture"]["bytes"].as_u64() > Some(24) && row["event_seq"].as_u64() > Some(0), "{row}");
+    ping(&["-c", "20", "-i", "0.05"]);
+    util::wait_for("the other alert", || {
+        let alerts = honeynet.run(&["events", "--id", "alert.rule", "--json"]).good().stdout;
+        alerts.contains("9000012").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(rows().as_array().unwrap().len(), 1, "the hour is not over");
+    assert_eq!(guest.run("echo here"), "here");
+}
+
+#[test]
 fn a_chain_with_a_damaged_or_missing_member_is_refused_by_name() {
     let honeynet = Honeynet::new("");
     let guest = guest(&honeynet, "");

@@ -18,6 +18,7 @@ mod launch;
 mod logsink;
 mod network;
 mod observer;
+mod on_alert;
 mod process;
 pub mod protocol;
 mod ram;

@@ -21,6 +21,7 @@ use super::dashboard::{DASHBOARD_UID, Dashboard, DashboardError};
 use super::house::House;
 use super::logsink::Logsink;
 use super::network::{NETWATCH_UID, Netwatch, Network, NetworkError};
+use super::on_alert;
 use super::protocol::Asker;
 use super::services::Services;
 use crate::honeynet_file::HoneynetFile;
@@ -84,6 +85,8 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
     let (house, dashboard) = open_house(state, file, folder)?;
     let listener = listen(&house.state.socket()).map_err(step("listen"));
     let listener = listener.inspect_err(|_| close(&house))?;
+    let watched = on_alert::watch(&house, &file.snapshots).map_err(step("watch for alerts"));
+    watched.inspect_err(|_| close(&house))?;
     house.announcer.line("the supervisor is ready");
     let clients = Clients { house: Arc::clone(&house), end, of_dashboard: Arc::default() };
     loop {
