@@ -182,6 +182,12 @@ fn a_domain_is_copied_as_often_as_one_likes_booted_or_restored() {
             honeynet.run(&["pull", name]).good();
         }
     }
+    // One that is paused stays so.
+    honeynet.run(&["pause", "b"]).good();
+    snapshot(&honeynet, "b", &["--diff"]);
+    honeynet.run(&["pull", "b"]).good();
+    assert!(row_when(&honeynet, "b", |row| row.is_some_and(|row| row["state"] == "--p---")).is_some());
+    honeynet.run(&["unpause", "b"]).good();
     for guest in [&mut guest, &mut restored] {
         assert_eq!(guest.run("echo here"), "here");
     }
@@ -290,6 +296,9 @@ fn a_chain_with_a_damaged_or_missing_member_is_refused_by_name() {
     let uuid = serde_json::from_str::<Value>(&before).unwrap()["uuid"].as_str().unwrap().to_owned();
     std::fs::write(below.join("manifest.json"), before.replace(&uuid, &"0".repeat(32))).unwrap();
     honeynet.run(&["restore", id(&diff)]).fails_with("is another snapshot than the one that was there");
+    std::fs::write(below.join("manifest.json"), before.replace("\"ram.img.sums\"", "\"other\"")).unwrap();
+    honeynet.run(&["restore", id(&diff)]).fails_with("does not name ram.img.sums");
+    honeynet.run(&["restore", id(&diff), "--name", "../x"]).fails_with("is not a plain name");
     std::fs::write(below.join("manifest.json"), before).unwrap();
     honeynet.run(&["restore", id(&diff)]).good();
 }
@@ -322,6 +331,14 @@ fn a_supervisor_that_is_killed_leaves_no_half_snapshot_that_is_taken_for_whole()
             }
         }
     }
+    // The next one takes away what they have not finished.
+    honeynet.start_supervisor();
+    let left = ["state/run", "state/snapshots/a"].map(|folder| std::fs::read_dir(honeynet.path(folder)));
+    let left = left.into_iter().flatten().flatten().flatten();
+    assert!(
+        left.into_iter()
+            .all(|entry| !entry.file_name().to_string_lossy().ends_with(".new") || entry.path().is_file())
+    );
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::on_alert;
 use super::protocol::Asker;
 use super::services::Services;
 use crate::honeynet_file::HoneynetFile;
+use crate::snapshot::store;
 use crate::state::State;
 
 /// Connections of the dashboard at one time, each a thread here; more than its own limit, so that it meets that one first.
@@ -135,6 +136,7 @@ fn open_house(
     for shared in [state.root().to_owned(), state.run()] {
         std::fs::set_permissions(&shared, Permissions::from_mode(0o711)).map_err(step("open its folder"))?;
     }
+    store::remove_unfinished(&state).map_err(step("take away what was not finished"))?;
     for private in [state.pcap(), state.root().join("spool")] {
         state.make(&private).map_err(step("make its folders"))?;
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::domain::Domain;
 use super::house::{House, HouseError};
 use super::snapshot::{self, Diff, Wanted};
+use crate::domain_file;
 pub use crate::snapshot::SavedError;
 use crate::snapshot::{Chain, STATE};
 use crate::sparse;
@@ -82,6 +83,9 @@ pub fn restore(
     paused: bool,
     verify_first: bool,
 ) -> Result<Value, HouseError> {
+    if let Some(name) = name.as_ref().filter(|name| !domain_file::is_name(name)) {
+        return Err(SavedError::Name(name.clone()).into());
+    }
     let saved = Arc::new(Saved::open(folder)?);
     if verify_first {
         saved.check()?;
