@@ -133,6 +133,30 @@ fn a_busy_guest_goes_on_from_every_snapshot_with_every_byte() {
 }
 
 #[test]
+fn what_a_device_writes_to_memory_is_in_a_diff() {
+    let honeynet = Honeynet::new("");
+    // Else the guest writes each page that it gives to a device first.
+    let mut guest = guest(&honeynet, "extra='console=hvc0 quiet init_on_alloc=0'");
+    guest.run(
+        "mkdir /d; mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; \
+         head -c 8000000 /dev/urandom > /d/one; sha256sum /d/one > /sum; sync; echo 3 > /proc/sys/vm/drop_caches",
+    );
+    snapshot(&honeynet, "a", &[]);
+    // The backend fills pages that the guest itself does not write.
+    guest.run("cat /d/one > /dev/null");
+    let commands = guest.commands();
+    let diff = snapshot(&honeynet, "a", &["--diff"]);
+    let rows = honeynet.run(&["snapshots", "a", "--json"]).good().json();
+    assert!(rows[1]["bytes"].as_u64() > Some(8_000_000), "{rows}");
+    drop(guest);
+    destroy(&honeynet, "a");
+    honeynet.run(&["restore", id(&diff)]).good();
+    let mut guest = Guest::take_up(&honeynet, "a", commands);
+    // They are in its page cache, and are not read again.
+    assert_eq!(guest.run("sha256sum -c /sum"), "/d/one: OK");
+}
+
+#[test]
 fn a_chain_is_compacted_and_nothing_that_is_needed_goes() {
     let honeynet = Honeynet::new("");
     let mut guest = guest(&honeynet, "");
