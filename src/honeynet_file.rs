@@ -1,5 +1,7 @@
 //! `honeynet.toml`: decoys, network, published ports, containment, dashboard. Checked whole before anything starts. Pure.
 
+mod snapshot;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,6 +12,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::domain_file::{self, vif};
+pub use snapshot::{Cause, Every, SnapshotRule};
 
 /// A honeynet file is a page or two; more than this is something else.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
@@ -37,6 +40,9 @@ pub struct HoneynetFile {
     /// `[[decoy]]`, one a machine.
     #[serde(rename = "decoy")]
     pub decoys: Vec<Decoy>,
+    /// `[[snapshot]]`, one a rule by which snapshots are taken.
+    #[serde(rename = "snapshot")]
+    pub snapshots: Vec<SnapshotRule>,
 }
 
 /// The network that the decoys live in.
@@ -239,6 +245,12 @@ pub enum HoneynetFileError {
         /// As written.
         publish: String,
     },
+    /// A time between snapshots that is none.
+    #[error("every = {every:?} is not a time from 10s to 168h, such as 30s, 10m, 2h")]
+    Every {
+        /// As written.
+        every: String,
+    },
     /// A value that cannot be.
     #[error("{key} = {value:?} is not {wanted}")]
     Value {
@@ -289,6 +301,9 @@ pub fn parse(text: &str) -> Result<HoneynetFile, HoneynetFileError> {
     check_network(&file.network)?;
     check_dashboard(&file.dashboard)?;
     check_decoys(&file)?;
+    if file.snapshots.len() > snapshot::RULES_MAX {
+        return Err(HoneynetFileError::TooMany { limit: snapshot::RULES_MAX, what: "snapshot rules" });
+    }
     Ok(file)
 }
 
@@ -478,7 +493,7 @@ mod tests {
         check("x = ", "line 1, column 5: string values must be quoted, expected literal string");
         check(
             "\ncolour = 1",
-            "line 2, column 1: unknown field `colour`, expected one of `state`, `rules`, `recipes`, `network`, `dashboard`, `decoy`",
+            "line 2, column 1: unknown field `colour`, expected one of `state`, `rules`, `recipes`, `network`, `dashboard`, `decoy`, `snapshot`",
         );
         check(
             "[network]\nuplink = \"eth0\"",

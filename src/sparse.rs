@@ -21,7 +21,7 @@ pub fn extents(file: &File) -> io::Result<Vec<Range<u64>>> {
             Ok(start) => start,
             // Nothing but a hole up to the end.
             Err(Errno::NXIO) => break,
-            Err(Errno::INVAL) => return Ok(vec![0..bytes]),
+            Err(Errno::INVAL) => return Ok(std::iter::once(0..bytes).collect()),
             Err(errno) => return Err(errno.into()),
         };
         let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;

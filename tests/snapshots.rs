@@ -133,6 +133,30 @@ fn a_busy_guest_goes_on_from_every_snapshot_with_every_byte() {
 }
 
 #[test]
+fn what_a_device_writes_to_memory_is_in_a_diff() {
+    let honeynet = Honeynet::new("");
+    // Else the guest writes each page that it gives to a device first.
+    let mut guest = guest(&honeynet, "extra='console=hvc0 quiet init_on_alloc=0'");
+    guest.run(
+        "mkdir /d; mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; \
+         head -c 8000000 /dev/urandom > /d/one; sha256sum /d/one > /sum; sync; echo 3 > /proc/sys/vm/drop_caches",
+    );
+    snapshot(&honeynet, "a", &[]);
+    // The backend fills pages that the guest itself does not write.
+    guest.run("cat /d/one > /dev/null");
+    let commands = guest.commands();
+    let diff = snapshot(&honeynet, "a", &["--diff"]);
+    let rows = honeynet.run(&["snapshots", "a", "--json"]).good().json();
+    assert!(rows[1]["bytes"].as_u64() > Some(8_000_000), "{rows}");
+    drop(guest);
+    destroy(&honeynet, "a");
+    honeynet.run(&["restore", id(&diff)]).good();
+    let mut guest = Guest::take_up(&honeynet, "a", commands);
+    // They are in its page cache, and are not read again.
+    assert_eq!(guest.run("sha256sum -c /sum"), "/d/one: OK");
+}
+
+#[test]
 fn a_chain_is_compacted_and_nothing_that_is_needed_goes() {
     let honeynet = Honeynet::new("");
     let mut guest = guest(&honeynet, "");
@@ -165,6 +189,100 @@ fn a_chain_is_compacted_and_nothing_that_is_needed_goes() {
     assert_eq!(guest.run("sha256sum -c /m/sum"), "/m/one: OK\n/m/two: OK");
     let disk = "head -c 3 /dev/xvda; dd if=/dev/xvda bs=512 skip=64 count=1 2>/dev/null | head -c 5";
     assert_eq!(guest.run(disk), "twothree");
+}
+
+#[test]
+fn a_domain_is_copied_as_often_as_one_likes_booted_or_restored() {
+    let honeynet = Honeynet::new("");
+    let mut guest = guest(&honeynet, "");
+    let commands = guest.commands();
+    let first = snapshot(&honeynet, "a", &[]);
+    honeynet.run(&["restore", id(&first), "--name", "b"]).good();
+    let mut restored = Guest::take_up(&honeynet, "b", commands);
+    for round in 0..2 {
+        for (name, kind) in [("a", "full"), ("b", "full"), ("a", "diff"), ("b", "diff")] {
+            let diff: &[&str] = if kind == "diff" { &["--diff"] } else { &[] };
+            assert_eq!(snapshot(&honeynet, name, diff)["kind"], kind, "{round} {name}");
+            honeynet.run(&["pull", name]).good();
+        }
+    }
+    // One that is paused stays so.
+    honeynet.run(&["pause", "b"]).good();
+    snapshot(&honeynet, "b", &["--diff"]);
+    honeynet.run(&["pull", "b"]).good();
+    assert!(row_when(&honeynet, "b", |row| row.is_some_and(|row| row["state"] == "--p---")).is_some());
+    honeynet.run(&["unpause", "b"]).good();
+    for guest in [&mut guest, &mut restored] {
+        assert_eq!(guest.run("echo here"), "here");
+    }
+    let rows = honeynet.run(&["snapshots", "--json"]).good().json();
+    let parents = rows.as_array().unwrap().iter().filter(|row| row["domain"] == "b" && row["kind"] == "diff");
+    // What went on from a snapshot is compared with that one, so its chains stay short.
+    assert!(parents.into_iter().all(|row| row["parent"] == first["id"]), "{rows}");
+    assert!(
+        std::fs::read_dir(honeynet.path("state/run")).unwrap().flatten().all(|entry| !entry.path().is_dir())
+    );
+}
+
+#[test]
+fn the_memory_of_a_restored_domain_that_crashes_is_kept_and_it_begins_anew() {
+    let honeynet = Honeynet::new("");
+    let mut guest = guest(&honeynet, "on_crash='coredump-restart'");
+    guest.run("mkdir /m; mount -t tmpfs none /m; echo before-it-was-taken-$((40+2)) > /m/one");
+    let taken = snapshot(&honeynet, "a", &[]);
+    let mut guest = guest;
+    let commands = guest.commands();
+    guest.run("true");
+    drop(guest);
+    destroy(&honeynet, "a");
+    honeynet.run(&["restore", id(&taken)]).good();
+    let mut guest = Guest::take_up(&honeynet, "a", commands);
+    guest.run("echo after-it-was-taken-$((40+3)) > /m/two");
+    let old = |row: Option<&Value>| row.is_some_and(|row| row["uptime_s"].as_f64() > Some(1.1));
+    let before = row_when(&honeynet, "a", old).unwrap();
+    guest.send("echo c > /proc/sysrq-trigger\n");
+    let anew =
+        |row: Option<&Value>| row.is_some_and(|row| row["domid"] != before["domid"] && row["pid"].is_u64());
+    row_when(&honeynet, "a", anew).unwrap();
+    let core = honeynet.path(&format!("state/domains/a/core-{}.raw", before["domid"]));
+    let core = std::fs::read(core).unwrap();
+    assert_eq!(core.len(), 128 << 20);
+    for text in ["before-it-was-taken-42", "after-it-was-taken-43"] {
+        assert!(core.windows(text.len()).any(|bytes| bytes == text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
+fn an_alert_sets_off_a_snapshot_of_its_domain_and_a_flood_of_them_one() {
+    let rule = "[[snapshot]]\non = \"alert\"\npriority = 3\nevery = \"1h\"\n";
+    let honeynet = Honeynet::new(rule);
+    let mut guest = guest(&honeynet, "vif=['ip=10.77.0.5']");
+    guest.run("ip addr add 10.77.0.5/24 dev eth0; ip link set eth0 up");
+    let ping = |more: &[&str]| {
+        let mut ping = Command::new("ip");
+        ping.args(["netns", "exec", &honeynet.namespace, "ping", "-W", "2", "10.77.0.5"]).args(more);
+        assert!(ping.stdout(Stdio::null()).status().unwrap().success());
+    };
+    // Who follows the store begins at its end: logsink must have been there for a moment.
+    util::wait_for("the store", || honeynet.path("state/store/events.db").exists().then_some(()));
+    std::thread::sleep(Duration::from_millis(1500));
+    // Without data, and then a sweep: two rules that match.
+    ping(&["-s", "0", "-c", "1"]);
+    let rows = || honeynet.run(&["snapshots", "a", "--json"]).good().json();
+    let row = util::wait_for("a snapshot", || rows().as_array().unwrap().first().cloned());
+    assert_eq!(
+        (&row["kind"], row["reason"].as_str()),
+        (&"full".into(), Some("alert 9000013: SCAN ping without data"))
+    );
+    assert!(row["capture"]["bytes"].as_u64() > Some(24) && row["event_seq"].as_u64() > Some(0), "{row}");
+    ping(&["-c", "20", "-i", "0.05"]);
+    util::wait_for("the other alert", || {
+        let alerts = honeynet.run(&["events", "--id", "alert.rule", "--json"]).good().stdout;
+        alerts.contains("9000012").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(rows().as_array().unwrap().len(), 1, "the hour is not over");
+    assert_eq!(guest.run("echo here"), "here");
 }
 
 #[test]
@@ -202,6 +320,9 @@ fn a_chain_with_a_damaged_or_missing_member_is_refused_by_name() {
     let uuid = serde_json::from_str::<Value>(&before).unwrap()["uuid"].as_str().unwrap().to_owned();
     std::fs::write(below.join("manifest.json"), before.replace(&uuid, &"0".repeat(32))).unwrap();
     honeynet.run(&["restore", id(&diff)]).fails_with("is another snapshot than the one that was there");
+    std::fs::write(below.join("manifest.json"), before.replace("\"ram.img.sums\"", "\"other\"")).unwrap();
+    honeynet.run(&["restore", id(&diff)]).fails_with("does not name ram.img.sums");
+    honeynet.run(&["restore", id(&diff), "--name", "../x"]).fails_with("is not a plain name");
     std::fs::write(below.join("manifest.json"), before).unwrap();
     honeynet.run(&["restore", id(&diff)]).good();
 }
@@ -234,6 +355,14 @@ fn a_supervisor_that_is_killed_leaves_no_half_snapshot_that_is_taken_for_whole()
             }
         }
     }
+    // The next one takes away what they have not finished.
+    honeynet.start_supervisor();
+    let left = ["state/run", "state/snapshots/a"].map(|folder| std::fs::read_dir(honeynet.path(folder)));
+    let left = left.into_iter().flatten().flatten().flatten();
+    assert!(
+        left.into_iter()
+            .all(|entry| !entry.file_name().to_string_lossy().ends_with(".new") || entry.path().is_file())
+    );
 }
 
 #[test]

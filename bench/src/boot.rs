@@ -1,4 +1,4 @@
-//! `bench boot`: how soon a guest is there, what its VMM takes beside its RAM, and how long a snapshot stops it.
+//! `bench boot`: how soon a guest is there, what its VMM takes beside its RAM, and how long a case stops it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use crate::table::{Must, QEMU, Row};
 const INIT_ROUNDS: usize = 7;
 /// Starts of the whole decoy on each side, by turns.
 const DECOY_ROUNDS: usize = 3;
-/// Snapshots of each of our decoys.
-const SNAPSHOTS: usize = 2;
+/// Cases of each of our decoys.
+const CASES: usize = 2;
 const LINE_LIMIT: Duration = Duration::from_secs(60);
 /// The peer needs about half a minute.
 const BANNER_LIMIT: Duration = Duration::from_secs(240);
@@ -63,8 +63,8 @@ fn our_decoy(honeynet: &Honeynet, decoy: &Decoy, round: usize, ours: &mut Sample
     ours.add("banner", at.duration_since(domain.started).as_secs_f64());
     std::thread::sleep(SETTLE);
     add_memory(ours, memory::own(domain.pid()?, honeynet::RAM_MAPPING)?);
-    for _ in 0..SNAPSHOTS {
-        ours.add("pause", domain.snapshot_pause_s()?);
+    for _ in 0..CASES {
+        ours.add("pause", domain.pull_pause_s()?);
     }
     Ok(())
 }
@@ -109,6 +109,6 @@ fn rows(ours: &Samples, theirs: &Samples) -> anyhow::Result<Vec<Row>> {
             &[Must::AtMost(10.0)],
         ),
         Row::new("VMM's memory beside RAM, RSS", ours.median("rss")?, "MiB", peer("rss")?, &[]),
-        Row::new("pause of a snapshot, 256 MB", ours.median("pause")?, "s", None, &[Must::AtMost(0.5)]),
+        Row::new("pause of a case, 256 MB", ours.median("pause")?, "s", None, &[Must::AtMost(0.5)]),
     ])
 }

@@ -66,6 +66,7 @@ impl Decoy {
             ),
             disks: vec![(self.image.path.clone(), qemu::Access::Forgotten)],
             network: Some(network),
+            ..qemu::Machine::default()
         }
     }
 }

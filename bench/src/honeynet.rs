@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use jiff::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,8 +17,8 @@ use crate::lines::Lines;
 use crate::project;
 use crate::qemu::MEMORY_MIB;
 
-/// How long any command may take; a snapshot writes the domain's RAM and disks.
-const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+/// How long any command may take; a case holds the domain's RAM and disks.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// How long `down` may take.
 const DOWN_LIMIT: Duration = Duration::from_secs(60);
 /// A bench may have two honeynets.
@@ -132,23 +131,11 @@ impl Domain<'_> {
         Ok(u32::try_from(pid)?)
     }
 
-    /// Takes a snapshot; answers how long the domain stood still, from the events that say so.
-    pub fn snapshot_pause_s(&self) -> anyhow::Result<f64> {
-        self.tell("snapshot")?;
-        let paused = self.last_event("domain.paused")?;
-        let unpaused = self.last_event("domain.unpaused")?;
-        Ok(unpaused.duration_since(paused).as_secs_f64())
-    }
-
-    /// The newest event of this kind; a bench has one domain at a time.
-    fn last_event(&self, id: &str) -> anyhow::Result<Timestamp> {
-        let arguments = ["events", "--json", "--number", "1", "--id", id];
-        // The sink stores an event some milliseconds after it was sent.
-        std::thread::sleep(Duration::from_millis(500));
-        let line = self.honeynet.run(&arguments, COMMAND_LIMIT)?;
-        let event: Value = serde_json::from_str(&line).with_context(|| format!("no event {id}: {line:?}"))?;
-        let timestamp = event["timestamp"].as_str().context("an event has a timestamp")?;
-        Ok(timestamp.parse()?)
+    /// Pulls a case; answers how long the domain stood still.
+    pub fn pull_pause_s(&self) -> anyhow::Result<f64> {
+        let answer = self.honeynet.run(&["pull", &self.name, "--json"], COMMAND_LIMIT)?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        Ok(answer["pause_ms"].as_f64().with_context(|| format!("no pause: {answer}"))? / 1e3)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp`. `make bench-NAME` builds what is needed first.
+//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp | snapshot`. `make bench-NAME` builds what is needed first.
 //!
 //! Ends with 0 also where a figure misses its mark, for that is a result; with 1 where something could not be measured.
 
@@ -18,6 +18,7 @@ mod qemu;
 mod sample;
 mod shell;
 mod smp;
+mod snapshot;
 mod table;
 
 use std::process::ExitCode;
@@ -36,8 +37,9 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     cleanup::on_signals()?;
-    let name =
-        std::env::args().nth(1).context("usage: bench boot | guest | net | disk | introspect | smp")?;
+    let name = std::env::args()
+        .nth(1)
+        .context("usage: bench boot | guest | net | disk | introspect | smp | snapshot")?;
     let rows = match name.as_str() {
         "boot" => boot::run(),
         "guest" => guest::run(),
@@ -45,7 +47,10 @@ fn run() -> anyhow::Result<()> {
         "disk" => disk::run(),
         "introspect" => introspect::run(),
         "smp" => smp::run(),
-        other => bail!("there is no bench {other}; there are boot, guest, net, disk, introspect, smp"),
+        "snapshot" => snapshot::run(),
+        other => {
+            bail!("there is no bench {other}; there are boot, guest, net, disk, introspect, smp, snapshot")
+        }
     };
     let rows = rows.with_context(|| format!("{name} cannot be measured"))?;
     table::print(&rows);

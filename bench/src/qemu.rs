@@ -37,6 +37,8 @@ pub enum Access {
     Forgotten,
     /// Reads only.
     Read,
+    /// A qcow2 of its own, which is written.
+    Own,
 }
 
 /// What the machine is made of.
@@ -52,6 +54,10 @@ pub struct Machine<'a> {
     pub disks: Vec<(PathBuf, Access)>,
     /// Where its card is plugged in.
     pub network: Option<&'a PeerNetwork>,
+    /// Where its monitor listens.
+    pub monitor: Option<PathBuf>,
+    /// The snapshot that it goes on from.
+    pub loadvm: Option<String>,
 }
 
 /// A running QEMU; killed when dropped.
@@ -122,12 +128,19 @@ fn command(machine: &Machine) -> Command {
         .stdout(Stdio::piped());
     for (path, access) in &machine.disks {
         let access = match access {
-            Access::Forgotten => "snapshot=on",
-            Access::Read => "readonly=on",
+            Access::Forgotten => "format=raw,snapshot=on",
+            Access::Read => "format=raw,readonly=on",
+            Access::Own => "format=qcow2",
         };
         // cache=writeback is the host's page cache, as our backend reads.
-        let drive = format!("file={},format=raw,if=virtio,cache=writeback,{access}", path.display());
+        let drive = format!("file={},if=virtio,cache=writeback,{access}", path.display());
         command.args(["-drive", &drive]);
+    }
+    if let Some(monitor) = &machine.monitor {
+        command.args(["-monitor", &format!("unix:{},server,nowait", monitor.display())]);
+    }
+    if let Some(loadvm) = &machine.loadvm {
+        command.args(["-loadvm", loadvm]);
     }
     if let Some(network) = machine.network {
         command

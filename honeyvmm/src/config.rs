@@ -54,6 +54,8 @@ pub struct DomainConfig {
     pub console_fd: RawFd,
     /// Stream socket to logsink.
     pub events_fd: Option<RawFd>,
+    /// So long a domain that crashed stays in memory, to be read, unless it is told to go before.
+    pub linger_ms: u64,
     /// Disks, in the order of the domain file.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in the order of the domain file.

@@ -82,11 +82,17 @@ const CALLS: &[libc::c_long] = &[
 /// eight: it would open a file for that, in whatever thread allocates first, and the filter would end the process.
 const ARENAS_MAX: libc::c_int = 4;
 
+/// Free memory at a heap's end that is kept: all of it. Before glibc gives the first of it back it reads how the host overcommits, from a file, and the
+/// filter would end the process. What is larger than 128 KiB is no part of a heap, and goes when it is freed: with a number set, that stays so.
+const TRIM_THRESHOLD: libc::c_int = libc::c_int::MAX;
+
 /// What must be so before the process has threads.
 pub fn prepare() {
-    // SAFETY: mallopt takes two numbers, and is called before there are threads that allocate.
-    // It refuses no number of arenas.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX) };
+    for (parameter, value) in [(libc::M_ARENA_MAX, ARENAS_MAX), (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD)] {
+        // SAFETY: mallopt takes two numbers, and is called before there are threads that allocate.
+        // It refuses none of these.
+        unsafe { libc::mallopt(parameter, value) };
+    }
 }
 
 /// Narrows the calling process, all of its threads, for good.

@@ -4,6 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
@@ -72,8 +73,8 @@ impl Voice {
     }
 }
 
-/// Serves requests to the socket's end.
-pub fn serve(socket: UnixStream, voice: &Voice, handle: &Handle) -> io::Result<()> {
+/// Serves requests to the socket's end. Who waits at `gone` hears that the domain is to be destroyed, or that nobody asks any more.
+pub fn serve(socket: UnixStream, voice: &Voice, handle: &Handle, gone: &Sender<()>) -> io::Result<()> {
     let mut reader = BufReader::new(socket);
     let mut line = Vec::new();
     loop {
@@ -82,7 +83,13 @@ pub fn serve(socket: UnixStream, voice: &Voice, handle: &Handle) -> io::Result<(
             return Ok(());
         }
         let answer = match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, handle),
+            Ok(request) => {
+                if request == Request::Destroy {
+                    // Nobody waits while the domain lives.
+                    let _ = gone.send(());
+                }
+                answer(request, handle)
+            }
             Err(error) => Err(format!("the request is not understood: {error}")),
         };
         voice.line(&match answer {

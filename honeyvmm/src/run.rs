@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use events::Emitter;
@@ -20,6 +21,7 @@ use crate::control::{Voice, serve};
 use crate::device::Reports;
 use crate::dirty::{self, DirtyLayout, DirtyLog};
 use crate::disk::{Below, Disk, DiskError, Layer, Mode, file_bytes};
+use crate::hypercall::ShutdownReason;
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::{Boot, Machine, MachineError, Offered, Origin, Parts, VcpuCounts};
 use crate::memory::{Access, Gpa, MemoryError, PAGE_SIZE, Region};
@@ -131,9 +133,11 @@ pub fn run(config: DomainConfig) -> Result<(), RunError> {
         machine.park();
     }
     let (handle, answering) = (machine.handle(), voice.clone());
+    let (gone, told_to_go) = channel();
     let control = std::thread::Builder::new().name("control".into());
     let control = control.spawn(move || {
-        if let Err(error) = serve(reading, &answering, &handle) {
+        // The handle keeps RAM mapped as long as somebody may ask.
+        if let Err(error) = serve(reading, &answering, &handle, &gone) {
             tracing::warn!(%error, "the control socket broke");
         }
     });
@@ -149,6 +153,10 @@ pub fn run(config: DomainConfig) -> Result<(), RunError> {
     }
     if let Err(error) = voice.ended(&end) {
         tracing::warn!(%error, "nobody hears of the domain's end");
+    }
+    if matches!(end, End::Crash(_) | End::Shutdown(ShutdownReason::Crash | ShutdownReason::Watchdog)) {
+        // Told to, nobody there any more, or long enough: it is all the same.
+        let _ = told_to_go.recv_timeout(Duration::from_millis(config.linger_ms));
     }
     if let Some(emitter) = emitter {
         emitter.flush(FLUSH_TIMEOUT);

@@ -98,6 +98,9 @@ pub enum SavedError {
     /// Diff over diff over diff.
     #[error("{0} lies over more than {CHAIN_MAX} others; compact one of them")]
     TooDeep(PathBuf),
+    /// A domain cannot have that name.
+    #[error("{0:?} is not a plain name of at most 64 characters")]
+    Name(String),
     /// No such snapshot.
     #[error("there is no snapshot {0}")]
     NotFound(String),

@@ -215,6 +215,10 @@ impl Manifest {
     /// # Errors
     /// [`SavedError::Damaged`] with the file's name.
     pub fn check_files(&self, folder: &Path) -> Result<(), SavedError> {
+        if let Some(missing) = self.needed().find(|name| !self.files.contains_key(name)) {
+            let what = format!("it does not name {missing}");
+            return Err(SavedError::Damaged { path: folder.join(MANIFEST), what });
+        }
         for (name, wanted) in &self.files {
             let path = folder.join(name);
             let damaged = |what: String| Err(SavedError::Damaged { path: path.clone(), what });
@@ -246,6 +250,14 @@ impl Manifest {
                 Err(SavedError::Damaged { path, what })
             }
         }
+    }
+
+    /// Files without which it is none.
+    fn needed(&self) -> impl Iterator<Item = String> {
+        let map = (self.kind == Kind::Diff).then(|| RAM_MAP.to_owned());
+        let large = [RAM.to_owned(), SHIM.to_owned()].into_iter().chain(self.layers());
+        let large = large.flat_map(|name| [format!("{name}{SUMS}"), name]);
+        [STATE.to_owned(), REGISTERS.to_owned()].into_iter().chain(map).chain(large)
     }
 
     /// Names of the layers that lie here.

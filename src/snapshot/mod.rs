@@ -29,3 +29,6 @@ pub use manifest::{
     Capture, Kind, Manifest, Parent, RAM, RAM_MAP, REGISTERS, SHIM, STATE, VERSION, layer_name, new_uuid,
     put, seal,
 };
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,8 @@ pub fn list(state: &State, domain: Option<&str>) -> Result<Vec<Entry>, SavedErro
     let mut found = Vec::new();
     for domain in domains {
         let folder = folder_of(state, &domain);
-        let ids = folders(&folder)?;
+        let mut ids = folders(&folder)?;
+        ids.retain(|id| !id.ends_with(UNFINISHED));
         for id in &ids[ids.len().saturating_sub(LISTED_MAX)..] {
             let path = folder.join(id);
             let manifest = Manifest::read(&path);
@@ -125,6 +126,27 @@ pub fn remove(state: &State, id: &str) -> Result<(), SavedError> {
         .map_err(SavedError::file(&folder, "removed"))
 }
 
+/// Takes away what a supervisor that was killed has not finished, snapshots and passing copies.
+///
+/// # Errors
+/// The host's.
+pub fn remove_unfinished(state: &State) -> io::Result<()> {
+    let mut places = vec![state.run()];
+    match std::fs::read_dir(state.snapshots()) {
+        Ok(domains) => places.extend(domains.flatten().map(|domain| domain.path())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    for place in places {
+        for entry in std::fs::read_dir(place)?.flatten() {
+            if entry.path().is_dir() && entry.file_name().to_string_lossy().ends_with(UNFINISHED) {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Compares all of a snapshot, and of what it lies over, with what was written.
 ///
 /// # Errors
@@ -165,7 +187,6 @@ fn folders(folder: &Path) -> Result<Vec<String>, SavedError> {
         let folders = entries.iter().filter(|entry| entry.path().is_dir());
         let mut names: Vec<String> =
             folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        names.retain(|name| !name.ends_with(UNFINISHED));
         names.sort();
         Ok(names)
     };

@@ -1,9 +1,8 @@
 //! All domains, and what can be asked of them.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,13 +15,13 @@ use super::clone::CloneError;
 use super::console::ConsoleError;
 use super::control::ControlError;
 use super::copying::CopyError;
+use super::core;
 use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
 use super::launch::{self, Beginning, LaunchError, Plan};
 use super::network::{Network, SwitchError};
 use super::pool::{PoolError, Pools};
 use super::protocol::Create;
-use super::ram::Ram;
 use super::saved::SavedError;
 use super::services::Services;
 use super::spares::Spares;
@@ -391,11 +390,11 @@ impl House {
                 restart(self);
             }
             OnExit::CoredumpDestroy => {
-                self.dump(domain);
+                core::at_the_end(domain, &self.state, &self.announcer);
                 self.forget(domain);
             }
             OnExit::CoredumpRestart => {
-                self.dump(domain);
+                core::at_the_end(domain, &self.state, &self.announcer);
                 self.forget(domain);
                 restart(self);
             }
@@ -427,16 +426,6 @@ impl House {
         }
     }
 
-    /// The guest's RAM as it was at the end, raw, beside the console log.
-    fn dump(&self, domain: &Domain) {
-        let path = self.state.domain(&domain.file.name).join(format!("core-{}.raw", domain.domid));
-        let sentence = match dump(&domain.ram, &path) {
-            Ok(()) => format!("memory of domain {} is in {}", domain.file.name, path.display()),
-            Err(error) => format!("memory of domain {} is not written down: {error}", domain.file.name),
-        };
-        self.announcer.line(&sentence);
-    }
-
     fn must_be(&self, domain: &Domain, wanted: Life, word: &'static str) -> Result<(), HouseError> {
         let life = domain.life();
         if life == wanted {
@@ -460,10 +449,6 @@ impl House {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn dump(ram: &Ram, path: &std::path::Path) -> std::io::Result<()> {
-    ram.copy_to(&OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?)
 }
 
 /// Which domain has which address, for logsink: a new file under the old one's name. Called with the table locked, so that the

@@ -18,6 +18,7 @@ use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::copying::Copies;
+use super::core;
 use super::domain::{Domain, Life, uuid_text};
 use super::network::{Network, Seat, SwitchError};
 use super::nursery::Spare;
@@ -193,8 +194,9 @@ pub fn launch(
         observer,
         parts.copies,
     ));
-    let pid = process.pid();
-    start(&domain, process, &config, descriptors, reader, ended).map_err(step("start its process"))?;
+    let (pid, voice) = (process.pid(), (state, announcer));
+    let started = start(&domain, process, &config, descriptors, reader, voice, ended);
+    started.map_err(step("start its process"))?;
     // This takes the kernel longer than a clone takes to begin, so it is done beside that.
     let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
         tracing::warn!(%error, name, "no memory limit for this domain's process");
@@ -353,6 +355,7 @@ fn configuration(
         control_fd: hand.descriptors.hand(child.control),
         console_fd: hand.descriptors.hand(child.console),
         events_fd: hand.events(state),
+        linger_ms: core::linger_ms(&plan.file, saved.is_some()),
         disks: hand.disks(&parts.disks)?,
         vifs: hand.vifs(&parts.vifs)?,
         uid: None,
@@ -366,11 +369,17 @@ fn start(
     config: &DomainConfig,
     descriptors: Descriptors,
     reader: ControlReader,
+    (state, announcer): (&State, &Arc<Announcer>),
     ended: impl FnOnce(Arc<Domain>, ExitStatus) + Send + 'static,
 ) -> io::Result<()> {
-    let noticed = Arc::clone(domain);
+    let (noticed, state, announcer) = (Arc::clone(domain), state.clone(), Arc::clone(announcer));
     let notices = std::thread::Builder::new().name("control".into());
-    let notices = notices.spawn(move || reader.run(|notice| noticed.take_notice(notice)))?;
+    let notices = notices.spawn(move || {
+        reader.run(|notice| {
+            core::before_it_goes(&notice, &noticed, &state, &announcer);
+            noticed.take_notice(notice);
+        })
+    })?;
     let waited = Arc::clone(domain);
     process.adopt(DOMAIN_UID_BASE + config.domid, config, descriptors, move |exit| {
         // Its last words are on the socket still.

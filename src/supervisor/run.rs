@@ -21,9 +21,11 @@ use super::dashboard::{DASHBOARD_UID, Dashboard, DashboardError};
 use super::house::House;
 use super::logsink::Logsink;
 use super::network::{NETWATCH_UID, Netwatch, Network, NetworkError};
+use super::on_alert;
 use super::protocol::Asker;
 use super::services::Services;
 use crate::honeynet_file::HoneynetFile;
+use crate::snapshot::store;
 use crate::state::State;
 
 /// Connections of the dashboard at one time, each a thread here; more than its own limit, so that it meets that one first.
@@ -84,6 +86,8 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
     let (house, dashboard) = open_house(state, file, folder)?;
     let listener = listen(&house.state.socket()).map_err(step("listen"));
     let listener = listener.inspect_err(|_| close(&house))?;
+    let watched = on_alert::watch(&house, &file.snapshots).map_err(step("watch for alerts"));
+    watched.inspect_err(|_| close(&house))?;
     house.announcer.line("the supervisor is ready");
     house.prepare();
     let clients = Clients { house: Arc::clone(&house), end, of_dashboard: Arc::default() };
@@ -133,6 +137,7 @@ fn open_house(
     for shared in [state.root().to_owned(), state.run()] {
         std::fs::set_permissions(&shared, Permissions::from_mode(0o711)).map_err(step("open its folder"))?;
     }
+    store::remove_unfinished(&state).map_err(step("take away what was not finished"))?;
     for private in [state.pcap(), state.root().join("spool")] {
         state.make(&private).map_err(step("make its folders"))?;
     }

@@ -10,6 +10,7 @@ use super::domain::Domain;
 use super::house::{House, HouseError};
 use super::launch::Beginning;
 use super::snapshot::{self, Diff, Wanted};
+use crate::domain_file;
 pub use crate::snapshot::SavedError;
 use crate::snapshot::{Chain, Manifest, STATE};
 use crate::sparse;
@@ -88,6 +89,9 @@ pub fn restore(
     paused: bool,
     verify_first: bool,
 ) -> Result<Value, HouseError> {
+    if let Some(name) = name.as_ref().filter(|name| !domain_file::is_name(name)) {
+        return Err(SavedError::Name(name.clone()).into());
+    }
     let saved = Arc::new(Saved::open(folder)?);
     if verify_first {
         saved.check()?;

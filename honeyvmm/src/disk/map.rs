@@ -38,6 +38,11 @@ impl Map {
         self.bytes.get((bit / 8) as usize).is_some_and(|byte| byte & (1 << (bit % 8)) != 0)
     }
 
+    /// Its bits, that of the first cluster is the lowest of the first byte.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Marks clusters as held, in memory and in the file. Only for a map of the whole disk.
     pub fn set(&mut self, file: &File, clusters: Range<u64>) -> io::Result<()> {
         if clusters.clone().all(|cluster| self.holds(cluster)) {
