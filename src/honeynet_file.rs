@@ -1,5 +1,6 @@
 //! `honeynet.toml`: decoys, network, published ports, containment, dashboard. Checked whole before anything starts. Pure.
 
+mod pool;
 mod snapshot;
 
 use std::collections::HashMap;
@@ -12,7 +13,8 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::domain_file::{self, vif};
-pub use snapshot::{Cause, Every, SnapshotRule};
+pub use pool::{Pool, Touch};
+pub use snapshot::{Cause, Period, SnapshotRule};
 
 /// A honeynet file is a page or two; more than this is something else.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
@@ -153,6 +155,8 @@ pub struct Decoy {
     /// `HOST:PORT->PORT`: TCP ports of the decoy that listen on the host.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// Each source gets a machine of its own.
+    pub pool: Option<Pool>,
 }
 
 impl Decoy {
@@ -245,11 +249,11 @@ pub enum HoneynetFileError {
         /// As written.
         publish: String,
     },
-    /// A time between snapshots that is none.
-    #[error("every = {every:?} is not a time from 10s to 168h, such as 30s, 10m, 2h")]
-    Every {
+    /// A time that is none.
+    #[error("{period:?} is not a time from 10s to 168h")]
+    Period {
         /// As written.
-        every: String,
+        period: String,
     },
     /// A value that cannot be.
     #[error("{key} = {value:?} is not {wanted}")]
@@ -387,6 +391,9 @@ fn check_decoys(file: &HoneynetFile) -> Result<(), HoneynetFileError> {
         }
         if !(1..=domain_file::VCPUS_MAX).contains(&decoy.vcpus) {
             return Err(wrong("vcpus", decoy.vcpus.to_string(), "a number from 1 to 8"));
+        }
+        if let Some((key, value, wanted)) = decoy.pool.as_ref().and_then(Pool::fault) {
+            return Err(wrong(key, value, wanted));
         }
         if !(64..=domain_file::MEMORY_MAX_MIB).contains(&decoy.memory) {
             return Err(wrong("memory", decoy.memory.to_string(), "at least 64 MiB"));

@@ -160,6 +160,9 @@ pub enum Command {
     /// Print the switch's counters.
     #[command(after_help = "Example: honeynet net --json")]
     Net,
+    /// List the pools of clones, and who has which clone.
+    #[command(after_help = "Example: honeynet pools --json")]
+    Pools,
     /// Write memory and disks of a domain into a case, while it runs on.
     #[command(after_help = "Example: honeynet pull ssh-server --reason 'odd process'")]
     Pull {

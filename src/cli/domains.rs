@@ -55,6 +55,34 @@ impl Printer {
         print(&text)
     }
 
+    /// Pools, and below each who has which clone.
+    pub fn pools(&self, pools: &Value) -> Result<(), Failure> {
+        if self.json {
+            return self.done(pools);
+        }
+        let mut text = String::new();
+        for pool in pools.as_array().into_iter().flatten() {
+            text.push_str(&format!(
+                "{}  {}  {} of {} clones taken, {} parked\n",
+                pool["pool"].as_str().unwrap_or("?"),
+                pool["address"].as_str().unwrap_or("?"),
+                pool["taken"],
+                pool["clones_max"],
+                pool["parked"],
+            ));
+            for clone in pool["clones"].as_array().into_iter().flatten() {
+                text.push_str(&format!(
+                    "  {:<40} {:<32} {:>7.0} s, silent for {:.0} s\n",
+                    clone["source"].as_str().unwrap_or("?"),
+                    clone["clone"].as_str().unwrap_or("?"),
+                    clone["age_s"].as_f64().unwrap_or(0.0),
+                    clone["idle_s"].as_f64().unwrap_or(0.0),
+                ));
+            }
+        }
+        print(&text)
+    }
+
     /// xl's vcpu-list. Vcpus are not bound to cpus, so their affinities are all of them.
     pub fn vcpus(&self, rows: &Value) -> Result<(), Failure> {
         if self.json {

@@ -7,6 +7,7 @@ mod connection;
 mod console;
 mod domains;
 mod failure;
+mod golden;
 mod introspection;
 mod reports;
 mod roles;
@@ -63,6 +64,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Sessions(wanted) => sessions::list(&state, &out, &wanted),
         Command::Play(wanted) => sessions::play(&state, &wanted),
         Command::Net => out.tree(&ask(Request::Net)?),
+        Command::Pools => out.pools(&ask(Request::Pools)?),
         Command::Save { name, folder } => {
             out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
         }

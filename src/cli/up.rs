@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::domains::{self, Printer, print};
+use super::golden::Golden;
 use super::{Connection, Failure};
 use crate::doctor;
 use crate::domain_file::vif::format_mac;
@@ -52,8 +53,16 @@ pub fn up(state: &State, path: &Path, out: &Printer) -> Result<(), Failure> {
     let mut connection = Connection::open_or_start(state, path)?;
     let mut created = Vec::new();
     for machine in &machines {
-        steps.begin(&format!("domain {}", machine.decoy.name));
-        match start(&mut connection, machine) {
+        let started = match machine.decoy.pool {
+            Some(_) => open_pool(state, &file, &mut connection, machine, &steps),
+            None => {
+                steps.begin(&format!("domain {}", machine.decoy.name));
+                start(&mut connection, machine)
+            }
+        };
+        match started {
+            // Its machine has gone already.
+            Ok(_) if machine.decoy.pool.is_some() => {}
             Ok(true) => created.push(machine.decoy.name.clone()),
             Ok(false) => {}
             Err(failure) => {
@@ -170,6 +179,32 @@ fn recipe_domain(file: &HoneynetFile, decoy: &Decoy, kernel: &Path, image: &deco
     )
 }
 
+/// Opens the pool behind a decoy's address; false where it is open already.
+fn open_pool(
+    state: &State,
+    file: &HoneynetFile,
+    connection: &mut Connection,
+    machine: &Machine,
+    steps: &Steps,
+) -> Result<bool, Failure> {
+    let golden = Golden {
+        decoy: machine.decoy,
+        domain_file: &machine.domain_file,
+        folder: &machine.folder,
+        service: service(machine),
+    };
+    let answering =
+        |service| Ok(netwatch::netns::within(&file.network.namespace, || answers(service))?);
+    golden.open(state, connection, answering, |step| steps.begin(step))
+}
+
+/// The first port by which a decoy tells that it has booted.
+fn service(machine: &Machine) -> Option<SocketAddr> {
+    let of_recipe = machine.recipe.as_ref().and_then(|recipe| recipe.ports.first().copied());
+    let port = of_recipe.or_else(|| machine.decoy.publish.first().map(|publish| publish.port));
+    Some(SocketAddr::from((machine.decoy.address, port?)))
+}
+
 /// Creates a domain; false where it is there already.
 fn start(connection: &mut Connection, machine: &Machine) -> Result<bool, Failure> {
     let rows = connection.request(&Request::List { name: None })?;
@@ -200,11 +235,9 @@ fn wait_for_answers(
     steps: &Steps,
 ) -> Result<Vec<String>, Failure> {
     let mut silent = Vec::new();
-    for machine in machines {
-        let of_recipe = machine.recipe.as_ref().and_then(|recipe| recipe.ports.first().copied());
-        let port = of_recipe.or_else(|| machine.decoy.publish.first().map(|publish| publish.port));
-        let Some(port) = port else { continue };
-        let service = SocketAddr::from((machine.decoy.address, port));
+    // A pool's machine has answered before; who asked again would get a clone.
+    for machine in machines.iter().filter(|machine| machine.decoy.pool.is_none()) {
+        let Some(service) = service(machine) else { continue };
         steps.begin(&format!("{} answers at {service}", machine.decoy.name));
         let answers = netwatch::netns::within(&file.network.namespace, || answers(service))?;
         if !answers {

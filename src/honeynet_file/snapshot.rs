@@ -9,8 +9,8 @@ use super::HoneynetFileError;
 /// Rules of one box.
 pub const RULES_MAX: usize = 64;
 /// Oftener than this, a domain would be copied all the time.
-const EVERY_MIN: Duration = Duration::from_secs(10);
-const EVERY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+const PERIOD_MIN: Duration = Duration::from_secs(10);
+const PERIOD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A rule: on which alerts a snapshot of their domain is taken. What is not given fits every one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -28,7 +28,7 @@ pub struct SnapshotRule {
     pub domain: Option<String>,
     /// Of one domain, at most one in this time.
     #[serde(default)]
-    pub every: Every,
+    pub every: Period,
 }
 
 /// What sets a snapshot off.
@@ -39,21 +39,21 @@ pub enum Cause {
     Alert,
 }
 
-/// A time between two snapshots: `30s`, `10m`, `2h`.
+/// A time: `30s`, `10m`, `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Every(pub Duration);
+pub struct Period(pub Duration);
 
-impl Default for Every {
-    fn default() -> Every {
-        Every(Duration::from_secs(600))
+impl Default for Period {
+    fn default() -> Period {
+        Period(Duration::from_secs(600))
     }
 }
 
-impl TryFrom<String> for Every {
+impl TryFrom<String> for Period {
     type Error = HoneynetFileError;
 
-    fn try_from(text: String) -> Result<Every, HoneynetFileError> {
+    fn try_from(text: String) -> Result<Period, HoneynetFileError> {
         let read = |seconds: u64, number: &str| number.parse::<u64>().ok()?.checked_mul(seconds);
         let seconds = match text.split_at_checked(text.len().saturating_sub(1)) {
             Some((number, "s")) => read(1, number),
@@ -61,8 +61,8 @@ impl TryFrom<String> for Every {
             Some((number, "h")) => read(3600, number),
             _ => None,
         };
-        let every = seconds.map(Duration::from_secs).filter(|every| (EVERY_MIN..=EVERY_MAX).contains(every));
-        every.map(Every).ok_or(HoneynetFileError::Every { every: text })
+        let period = seconds.map(Duration::from_secs).filter(|period| (PERIOD_MIN..=PERIOD_MAX).contains(period));
+        period.map(Period).ok_or(HoneynetFileError::Period { period: text })
     }
 }
 
@@ -79,8 +79,8 @@ mod tests {
         assert_eq!((rules[0].priority, rules[0].every.0), (Some(1), Duration::from_secs(7200)));
         assert_eq!((rules[1].sid, rules[1].every.0), (Some(9_000_013), Duration::from_secs(600)));
         for (line, wrong) in [
-            ("every = \"10\"", "every = \"10\" is not a time from 10s to 168h"),
-            ("every = \"9s\"", "every = \"9s\" is not a time from 10s to 168h"),
+            ("every = \"10\"", "\"10\" is not a time from 10s to 168h"),
+            ("every = \"9s\"", "\"9s\" is not a time from 10s to 168h"),
             ("every = \"99999999999999999999h\"", "is not a time from 10s to 168h"),
             ("every = \"é\"", "is not a time from 10s to 168h"),
             ("sid = \"x\"", "invalid type"),

@@ -345,6 +345,12 @@ impl Pool {
             }
         }
         self.remove(house, clone);
+        if left.is_nothing() {
+            // What came and went without a trace is in the flow events.
+            for capture in netwatch::capture::files_of(&house.state.pcap(), &clone.file.name) {
+                let _ = std::fs::remove_file(capture);
+            }
+        }
         house.announcer.event(event);
     }
 
