@@ -54,6 +54,13 @@ pub fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
+/// Takes as many descriptors as this process may have: a house of hundreds of domains holds a dozen for each.
+pub fn allow_descriptors() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}
+
 /// Enters the jail; to be called with one thread only.
 pub fn enter(jail: &Jail) -> Result<(), JailError> {
     if jail.isolated {

@@ -25,6 +25,8 @@ const DOWN_LIMIT: Duration = Duration::from_secs(60);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// The gateway of the default network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Room for hundreds of clones; the guests believe in a smaller one.
+const SUBNET: &str = "10.77.0.0/16";
 /// Where the decoy of a bench is.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 const MAC: &str = "00:16:3e:77:00:0a";
@@ -67,7 +69,7 @@ impl Honeynet {
         let namespace = format!("hn-bench-{}-{number}", std::process::id());
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!(
-            "rules = {:?}\n[network]\nnamespace = \"{namespace}\"\n[dashboard]\nlisten = \"127.0.0.1:{port}\"\n",
+            "rules = {:?}\n[network]\nnamespace = \"{namespace}\"\nsubnet = \"{SUBNET}\"\n[dashboard]\nlisten = \"127.0.0.1:{port}\"\n",
             project::root().join("rules")
         );
         std::fs::write(path.join("honeynet.toml"), text)?;
@@ -104,6 +106,11 @@ impl Domain<'_> {
     /// Runs `honeynet WORD NAME`.
     pub fn tell(&self, word: &str) -> anyhow::Result<String> {
         self.honeynet.run(&[word, &self.name], COMMAND_LIMIT)
+    }
+
+    /// Runs `honeynet WORD NAME --json`.
+    pub fn tell_json(&self, word: &str) -> anyhow::Result<String> {
+        self.honeynet.run(&[word, &self.name, "--json"], COMMAND_LIMIT)
     }
 
     /// `honeynet WORDS` that goes on until it is killed.

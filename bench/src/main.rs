@@ -1,9 +1,10 @@
-//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp | snapshot`. `make bench-NAME` builds what is needed first.
+//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp | snapshot | clone`. `make bench-NAME` builds what is needed first.
 //!
 //! Ends with 0 also where a figure misses its mark, for that is a result; with 1 where something could not be measured.
 
 mod boot;
 mod cleanup;
+mod clone;
 mod decoy;
 mod disk;
 mod guest;
@@ -39,7 +40,7 @@ fn run() -> anyhow::Result<()> {
     cleanup::on_signals()?;
     let name = std::env::args()
         .nth(1)
-        .context("usage: bench boot | guest | net | disk | introspect | smp | snapshot")?;
+        .context("usage: bench boot | guest | net | disk | introspect | smp | snapshot | clone")?;
     let rows = match name.as_str() {
         "boot" => boot::run(),
         "guest" => guest::run(),
@@ -48,8 +49,11 @@ fn run() -> anyhow::Result<()> {
         "introspect" => introspect::run(),
         "smp" => smp::run(),
         "snapshot" => snapshot::run(),
+        "clone" => clone::run(),
         other => {
-            bail!("there is no bench {other}; there are boot, guest, net, disk, introspect, smp, snapshot")
+            bail!(
+                "there is no bench {other}; there are boot, guest, net, disk, introspect, smp, snapshot, clone"
+            )
         }
     };
     let rows = rows.with_context(|| format!("{name} cannot be measured"))?;

@@ -29,6 +29,15 @@ impl Samples {
         median(values).with_context(|| format!("{name} was not measured"))
     }
 
+    /// The least value that so many percent of all repetitions do not exceed.
+    pub fn percentile(&self, name: &str, percent: f64) -> anyhow::Result<f64> {
+        let values = self.by_name.get(name).with_context(|| format!("{name} was not measured"))?;
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().with_context(|| format!("{name} was not measured"))
+    }
+
     /// The least of all repetitions: the one that was disturbed least, where only the host's other work makes them differ.
     pub fn least(&self, name: &str) -> anyhow::Result<f64> {
         let values = self.by_name.get(name).with_context(|| format!("{name} was not measured"))?;

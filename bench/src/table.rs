@@ -13,6 +13,8 @@ pub const QEMU: &str = "qemu tcg";
 pub enum Must {
     /// Ours is at most this.
     AtMost(f64),
+    /// Ours is at least this.
+    AtLeast(f64),
     /// Ours divided by theirs is at most this.
     RatioAtMost(f64),
     /// Ours divided by theirs is at least this.
@@ -44,11 +46,13 @@ impl Row {
         let ratio = peer.map(|(_, theirs)| ours / theirs);
         let holds = |must: &Must| match must {
             Must::AtMost(limit) => ours <= *limit,
+            Must::AtLeast(limit) => ours >= *limit,
             Must::RatioAtMost(limit) => ratio.is_some_and(|ratio| ratio <= *limit),
             Must::RatioAtLeast(limit) => ratio.is_some_and(|ratio| ratio >= *limit),
         };
         let text = |must: &Must| match must {
             Must::AtMost(limit) => format!("<= {limit} {unit}"),
+            Must::AtLeast(limit) => format!(">= {limit} {unit}"),
             Must::RatioAtMost(limit) => format!("<= {limit} of peer"),
             Must::RatioAtLeast(limit) => format!(">= {limit} of peer"),
         };

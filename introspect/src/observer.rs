@@ -136,8 +136,7 @@ pub fn prepare(kernel_fd: RawFd) -> Result<Kernel, ObserverError> {
     let image = KernelImage::parse(&kernel)?;
     let symbols = Arc::new(Symbols::of_kernel(&image)?);
     let integrity = Integrity::new(Arc::clone(&symbols), &image);
-    let integrity =
-        integrity.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
+    let integrity = integrity.inspect_err(|error| tracing::warn!(%error, "the kernel is not compared")).ok();
     Ok(Kernel { symbols, integrity })
 }
 

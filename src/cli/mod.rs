@@ -25,7 +25,7 @@ use connection::Connection;
 use introspect::observer::Request as Question;
 
 use crate::state::State;
-use crate::supervisor::protocol::{CloneRequest, Request};
+use crate::supervisor::protocol::Request;
 
 /// Does what the command line asks.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -68,25 +68,17 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Save { name, folder } => {
             out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
         }
-        Command::Restore { what, name, paused, verify } => {
-            let folder = snapshots::folder(&state, &what)?;
-            let mut connection = Connection::open_or_start(&state, &file)?;
-            out.tree(&connection.request(&Request::Restore { folder, name, paused, verify })?)
-        }
-        Command::Clone { snapshot, count, name, parked } => {
-            let snapshot = snapshots::folder(&state, &snapshot)?;
-            let mut connection = Connection::open_or_start(&state, &file)?;
-            let request = CloneRequest { snapshot, count, name, parked };
-            out.list(&connection.request(&Request::Clone(request))?)
+        command @ (Command::Restore { .. } | Command::Clone { .. }) => {
+            snapshots::go_on(&state, &file, &out, command)
         }
         Command::Pull { name, reason } => out.tree(&ask(Request::Pull { name, reason })?),
         Command::Snapshot { name, diff, reason } => out.tree(&ask(Request::Snapshot { name, diff, reason })?),
-        Command::Snapshots { name } => snapshots::list(&state, &out, name.as_deref()),
-        Command::SnapshotDiff { before, after } => snapshots::diff(&state, &out, &before, &after),
-        Command::SnapshotVerify { id } => snapshots::verify(&state, &out, &id),
-        Command::SnapshotCompact { id } => snapshots::compact(&state, &out, &id),
-        Command::SnapshotRemove { id } => snapshots::remove(&state, &out, &id),
-        Command::DumpCore { what, file } => snapshots::dump_core(&state, &out, what, &file),
+        Command::Snapshots { .. }
+        | Command::SnapshotDiff { .. }
+        | Command::SnapshotVerify { .. }
+        | Command::SnapshotCompact { .. }
+        | Command::SnapshotRemove { .. }
+        | Command::DumpCore { .. } => snapshots::run(&state, &out, command),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),
         Command::Verify { case, key } => reports::verify(&state, &out, &case, key.as_deref()),

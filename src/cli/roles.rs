@@ -16,6 +16,7 @@ use crate::supervisor::{self, DashboardProcess, DomainProcess, LogsinkProcess, O
 /// The supervisor, in the foreground.
 pub fn supervisor(state: State, file: &Path) -> Result<(), Failure> {
     jail::close_inherited()?;
+    jail::allow_descriptors()?;
     log_to_stderr();
     // Its own session: a terminal's Ctrl-C is for the command that started it. Refused where it leads a group already.
     let _ = rustix::process::setsid();

@@ -7,12 +7,44 @@ use std::path::{Path, PathBuf};
 use forensics::{RamRange, VcpuRegs};
 use serde_json::{Value, json};
 
+use super::args::Command;
 use super::domains::{Printer, print};
 use super::{Connection, Failure};
 use crate::snapshot::store::{self, Entry};
 use crate::snapshot::{Chain, REGISTERS, SavedError, compact as compact_folder, compare};
 use crate::state::State;
-use crate::supervisor::protocol::Request;
+use crate::supervisor::protocol::{CloneRequest, Request};
+
+/// Those of its commands that ask no supervisor first.
+pub fn run(state: &State, out: &Printer, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Snapshots { name } => list(state, out, name.as_deref()),
+        Command::SnapshotDiff { before, after } => diff(state, out, &before, &after),
+        Command::SnapshotVerify { id } => verify(state, out, &id),
+        Command::SnapshotCompact { id } => compact(state, out, &id),
+        Command::SnapshotRemove { id } => remove(state, out, &id),
+        Command::DumpCore { what, file } => dump_core(state, out, what, &file),
+        _ => Ok(()),
+    }
+}
+
+/// What is saved goes on: `restore` and `clone`.
+pub fn go_on(state: &State, file: &Path, out: &Printer, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Restore { what, name, paused, verify } => {
+            let folder = folder(state, &what)?;
+            let mut connection = Connection::open_or_start(state, file)?;
+            out.tree(&connection.request(&Request::Restore { folder, name, paused, verify })?)
+        }
+        Command::Clone { snapshot, count, name, parked } => {
+            let snapshot = folder(state, &snapshot)?;
+            let mut connection = Connection::open_or_start(state, file)?;
+            let request = CloneRequest { snapshot, count, name, parked };
+            out.list(&connection.request(&Request::Clone(request))?)
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Exit code 3 where there is none.
 fn failed(error: SavedError) -> Failure {
@@ -23,7 +55,7 @@ fn failed(error: SavedError) -> Failure {
 }
 
 /// The folder of what is to go on: one that is there, or a snapshot's.
-pub fn folder(state: &State, what: &str) -> Result<PathBuf, Failure> {
+fn folder(state: &State, what: &str) -> Result<PathBuf, Failure> {
     match store::find(state, what) {
         Err(SavedError::NotFound(_)) => Ok(std::path::absolute(what)?),
         found => found.map_err(failed),
@@ -31,7 +63,7 @@ pub fn folder(state: &State, what: &str) -> Result<PathBuf, Failure> {
 }
 
 /// `snapshots`.
-pub fn list(state: &State, out: &Printer, domain: Option<&str>) -> Result<(), Failure> {
+fn list(state: &State, out: &Printer, domain: Option<&str>) -> Result<(), Failure> {
     let entries = store::list(state, domain).map_err(failed)?;
     if out.json {
         return out.done(&entries.iter().map(row).collect());
@@ -82,26 +114,26 @@ fn row(entry: &Entry) -> Value {
 }
 
 /// `snapshot-verify`.
-pub fn verify(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
+fn verify(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
     let chain = store::verify(state, id).map_err(failed)?;
     out.tree(&json!({ "snapshot": id, "whole": true, "chain": chain.depth() }))
 }
 
 /// `snapshot-compact`.
-pub fn compact(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
+fn compact(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
     let folder = store::find(state, id).map_err(failed)?;
     compact_folder(&folder).map_err(failed)?;
     out.done(&json!({ "snapshot": id }))
 }
 
 /// `snapshot-remove`.
-pub fn remove(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
+fn remove(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
     store::remove(state, id).map_err(failed)?;
     out.done(&json!({ "snapshot": id }))
 }
 
 /// `snapshot-diff`.
-pub fn diff(state: &State, out: &Printer, before: &str, after: &str) -> Result<(), Failure> {
+fn diff(state: &State, out: &Printer, before: &str, after: &str) -> Result<(), Failure> {
     let open = |id: &str| Chain::open(&store::find(state, id)?);
     let (before, after) = (open(before).map_err(failed)?, open(after).map_err(failed)?);
     let found = compare::compare(&before, &after, state.root());
@@ -113,7 +145,7 @@ pub fn diff(state: &State, out: &Printer, before: &str, after: &str) -> Result<(
 }
 
 /// `dump-core`: of a domain that is there, else of a snapshot.
-pub fn dump_core(state: &State, out: &Printer, what: String, file: &Path) -> Result<(), Failure> {
+fn dump_core(state: &State, out: &Printer, what: String, file: &Path) -> Result<(), Failure> {
     let file = std::path::absolute(file)?;
     match store::find(state, &what) {
         Ok(folder) => {

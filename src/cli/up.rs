@@ -193,8 +193,7 @@ fn open_pool(
         folder: &machine.folder,
         service: service(machine),
     };
-    let answering =
-        |service| Ok(netwatch::netns::within(&file.network.namespace, || answers(service))?);
+    let answering = |service| Ok(netwatch::netns::within(&file.network.namespace, || answers(service))?);
     golden.open(state, connection, answering, |step| steps.begin(step))
 }
 

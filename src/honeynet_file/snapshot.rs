@@ -61,7 +61,8 @@ impl TryFrom<String> for Period {
             Some((number, "h")) => read(3600, number),
             _ => None,
         };
-        let period = seconds.map(Duration::from_secs).filter(|period| (PERIOD_MIN..=PERIOD_MAX).contains(period));
+        let period =
+            seconds.map(Duration::from_secs).filter(|period| (PERIOD_MIN..=PERIOD_MAX).contains(period));
         period.map(Period).ok_or(HoneynetFileError::Period { period: text })
     }
 }

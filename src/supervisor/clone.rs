@@ -71,12 +71,7 @@ impl Golden {
     }
 
     /// One more clone, under an address of its own.
-    fn begin_beside(
-        &self,
-        house: &Arc<House>,
-        name: &str,
-        parked: bool,
-    ) -> Result<Arc<Domain>, HouseError> {
+    fn begin_beside(&self, house: &Arc<House>, name: &str, parked: bool) -> Result<Arc<Domain>, HouseError> {
         let address = house.give_address()?;
         let mac = format_mac(resources::own_mac(new_uuid(), 0));
         let begun = self.begin(house, name, parked, Seat::Outer { mac, address });

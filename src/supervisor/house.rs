@@ -20,7 +20,7 @@ use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
 use super::launch::{self, Beginning, LaunchError, Plan};
 use super::network::{Network, SwitchError};
-use super::pool::{PoolError, Pools};
+use super::pool::{self, PoolError, Pools};
 use super::protocol::Create;
 use super::saved::SavedError;
 use super::services::Services;
@@ -160,7 +160,16 @@ impl House {
         dashboard_url: String,
     ) -> Arc<House> {
         let (spares, domains) = (Spares::new(state.run()), Mutex::default());
-        Arc::new(House { state, announcer, network, services, dashboard_url, pools: Pools::default(), spares, domains })
+        Arc::new(House {
+            state,
+            announcer,
+            network,
+            services,
+            dashboard_url,
+            pools: Pools::default(),
+            spares,
+            domains,
+        })
     }
 
     /// All domains, by number.
@@ -211,12 +220,18 @@ impl House {
         })?;
         let was_saved = beginning.saved.is_some();
         let plan = Plan { domid, process, file, folder, uuid, beginning };
-        let launched =
-            launch::launch(&self.state, &self.network, &self.announcer, &self.spares, plan, move |domain, exit| {
+        let launched = launch::launch(
+            &self.state,
+            &self.network,
+            &self.announcer,
+            &self.spares,
+            plan,
+            move |domain, exit| {
                 let ending = domain.process_ended(exit);
                 house.network.unplug(domain.domid);
                 house.ended(&domain, ending);
-            });
+            },
+        );
         let mut table = self.table();
         table.building.retain(|building| *building != name);
         let domain = launched?;
@@ -356,6 +371,7 @@ impl House {
     pub fn close(&self) {
         self.table().closing = true;
         self.spares.close();
+        pool::close_all(self);
         for domain in self.domains() {
             if let Err(error) = self.destroy(&domain) {
                 tracing::error!(%error, "a domain does not go");

@@ -23,6 +23,7 @@ use super::domain::{Domain, Life, uuid_text};
 use super::network::{Network, Seat, SwitchError};
 use super::nursery::Spare;
 use super::observer::{Observer, Sight};
+use super::plugs::Plugs;
 use super::process::Descriptors;
 use super::ram::Ram;
 use super::resources::{self, Disk, ResourceError, Vif};
@@ -139,18 +140,7 @@ pub fn launch(
     let own = OwnFolder::make(state, &name).map_err(step("make its folder"))?;
     let parts = Parts::gather(&plan, &own.path)?;
     let domid = plan.domid;
-    let plugs = Plugs { network, domid };
-    for (index, vif) in parts.vifs.iter().enumerate() {
-        let seat = match (&plan.beginning.seat, index) {
-            (Seat::Own, _) => Seat::Own,
-            (seat, 0) => seat.clone(),
-            // A clone's further interfaces have the same addresses as its parent's, so they are in no network.
-            _ => break,
-        };
-        let address = plan.file.vifs.get(index).and_then(|spec| spec.ip);
-        let address = address.or(if index == 0 { plan.file.address } else { None });
-        network.plug(&name, domid, &vif.mac, address, &vif.port, seat)?;
-    }
+    let plugs = Plugs::plug(network, &plan, &parts.vifs)?;
     let vmm_log = plan.process.name_log(&own.path.join("vmm.log")).map_err(step("open its log"))?;
     let sockets = Sockets::make().map_err(step("make its sockets"))?;
     let (control, reader) = Control::new(sockets.control).map_err(step("use its control socket"))?;
@@ -161,16 +151,16 @@ pub fn launch(
     let (config, descriptors) =
         configuration(state, &plan, &parts, child).map_err(step("write its configuration"))?;
 
+    let observers = match plan.beginning.saved {
+        Some(_) => spares.observers(&parts.kernel),
+        None => spares.fresh_observers(&parts.kernel),
+    };
     let sight = Sight {
         name: name.clone(),
         domid,
         memory_mib: plan.file.memory_mib,
         vcpus: plan.file.maxvcpus,
-        spares: match plan.beginning.saved {
-            Some(_) => spares.observers(&parts.kernel),
-            None => spares.fresh_observers(&parts.kernel),
-        }
-        .map_err(step("use its kernel"))?,
+        spares: observers.map_err(step("use its kernel"))?,
         folder: own.path.clone(),
         ram: Arc::clone(&parts.ram),
         shim: parts.shim,
@@ -197,28 +187,26 @@ pub fn launch(
     let (pid, voice) = (process.pid(), (state, announcer));
     let started = start(&domain, process, &config, descriptors, reader, voice, ended);
     started.map_err(step("start its process"))?;
-    // This takes the kernel longer than a clone takes to begin, so it is done beside that.
-    let group = MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
-        tracing::warn!(%error, name, "no memory limit for this domain's process");
-        None
-    });
-    domain.set_process(pid, group);
+    domain.set_process(pid, enclose(&name, domid, memory_bytes, pid));
     if domain.wait_started(START_TIMEOUT) {
         find_ram(&domain, pid).map_err(step("read its memory"))?;
         own.keep();
-        if beginning.parked {
-            domain.set_life(Life::Paused);
-        }
-        // A kernel that boots wants the processor for itself, and no service listens yet.
-        let after = beginning.saved.map_or(OBSERVED_AFTER, |_| Duration::ZERO);
-        observe(&domain, after);
-        std::mem::forget(plugs);
+        begun(&domain, &beginning);
+        plugs.keep();
         return Ok(domain);
     }
     if domain.pid().is_some() {
         kill(pid);
     }
     Err(LaunchError::Died { name, reason: last_line(vmm_log) })
+}
+
+/// This takes the kernel longer than a clone takes to begin, so it is done beside that.
+fn enclose(name: &str, domid: u32, memory_bytes: u64, pid: u32) -> Option<MemoryGroup> {
+    MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
+        tracing::warn!(%error, name, "no memory limit for this domain's process");
+        None
+    })
 }
 
 /// Where RAM is in the domain's process; one that cannot be looked into does not run.
@@ -228,6 +216,15 @@ fn find_ram(domain: &Domain, pid: u32) -> io::Result<()> {
         domain.want_destroyed();
         kill(pid);
     })
+}
+
+/// It stands, or it runs; somebody looks at it. A kernel that boots wants the processor for itself, and no service listens yet.
+fn begun(domain: &Arc<Domain>, beginning: &Beginning) {
+    if beginning.parked {
+        domain.set_life(Life::Paused);
+    }
+    let after = beginning.saved.as_ref().map_or(OBSERVED_AFTER, |_| Duration::ZERO);
+    observe(domain, after);
 }
 
 /// Has somebody look at the domain, after a while.
@@ -393,18 +390,6 @@ pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // It may be gone already, which is what is wanted.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
-}
-
-/// The domain's vifs at the switch; pulled out again if the domain does not come up.
-struct Plugs<'a> {
-    network: &'a Network,
-    domid: u32,
-}
-
-impl Drop for Plugs<'_> {
-    fn drop(&mut self) {
-        self.network.unplug(self.domid);
     }
 }
 

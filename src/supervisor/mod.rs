@@ -21,6 +21,7 @@ mod network;
 mod nursery;
 mod observer;
 mod on_alert;
+mod plugs;
 mod pool;
 mod process;
 pub mod protocol;

@@ -202,10 +202,10 @@ impl Constant {
         let relied = Expected::Saved(Arc::clone(saved), self.expected.bytes());
         let mut piece = (vec![0; READ_BYTES_MAX], vec![0; READ_BYTES_MAX]);
         let same = (0..self.expected.bytes()).step_by(READ_BYTES_MAX).all(|first| {
-            let (at, length) =
-                (self.start + first as u64, READ_BYTES_MAX.min(self.expected.bytes() - first));
+            let (at, length) = (self.start + first as u64, READ_BYTES_MAX.min(self.expected.bytes() - first));
             let (held, saved) = (&mut piece.0[..length], &mut piece.1[..length]);
-            let read = self.expected.read(self.start, at, held).and_then(|()| relied.read(self.start, at, saved));
+            let read =
+                self.expected.read(self.start, at, held).and_then(|()| relied.read(self.start, at, saved));
             read.is_ok() && held == saved
         });
         if same {

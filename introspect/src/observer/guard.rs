@@ -60,12 +60,7 @@ pub struct Guard {
 
 impl Guard {
     /// Of the domain with this shim; `saved`: the RAM that it went on with.
-    pub fn new(
-        integrity: Integrity,
-        shim: &Region,
-        config: &ObserverConfig,
-        saved: Option<View>,
-    ) -> Guard {
+    pub fn new(integrity: Integrity, shim: &Region, config: &ObserverConfig, saved: Option<View>) -> Guard {
         for unknown in integrity.unknown() {
             tracing::warn!(%unknown, "part of the kernel is not compared");
         }

@@ -3,8 +3,8 @@
 use std::ffi::c_int;
 use std::fs::OpenOptions;
 use std::io;
-use std::net::Ipv4Addr;
 use std::mem::size_of;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;

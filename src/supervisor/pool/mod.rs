@@ -42,7 +42,9 @@ pub enum PoolError {
     #[error("there are {POOLS_MAX} pools already")]
     Full,
     /// The snapshot's machine is in no network.
-    #[error("domain {0} has no address, or no network interface with a mac, so nobody could reach its clones")]
+    #[error(
+        "domain {0} has no address, or no network interface with a mac, so nobody could reach its clones"
+    )]
     NoAddress(String),
 }
 
@@ -73,7 +75,8 @@ pub fn open(house: &Arc<House>, request: &PoolRequest) -> Result<Value, HouseErr
     let mac = crate::domain_file::vif::format_mac(vif.mac.ok_or_else(missing)?);
     let places = Mutex::new(Places::new(request.limits()));
     let name = request.name.clone();
-    let pool = Pool { name: name.clone(), golden, places, shared: Mutex::default(), serial: Mutex::default() };
+    let pool =
+        Pool { name: name.clone(), golden, places, shared: Mutex::default(), serial: Mutex::default() };
     let pool = Arc::new(pool);
     {
         let mut table = house.pools.table();
@@ -152,8 +155,8 @@ fn frames_of(stats: &Value) -> BTreeMap<u32, u64> {
     ports.filter_map(frames).collect()
 }
 
-/// Closes a pool; its clones go without a trace, for they are damaged or nobody wants them.
-fn close(house: &Arc<House>, name: &str) {
+/// Closes a pool; its clones go without a trace, for they are damaged.
+fn close(house: &House, name: &str) {
     let Some(pool) = house.pools.table().remove(name) else { return };
     let mut places = pool.places();
     let mut clones = places.take_parked_where(|_| true);
@@ -163,6 +166,21 @@ fn close(house: &Arc<House>, name: &str) {
     clones.iter().for_each(|clone| pool.remove(house, clone));
     if let Err(error) = house.network.remove_pool(name) {
         tracing::warn!(%error, name, "the switch keeps a pool");
+    }
+}
+
+/// The house is taken down: what intruders left is kept.
+pub fn close_all(house: &House) {
+    const WHY: &str = "the honeynet was taken down";
+    for pool in std::mem::take(&mut *house.pools.table()).into_values() {
+        let parked = pool.places().take_parked_where(|_| true);
+        parked.iter().for_each(|clone| pool.remove(house, clone));
+        let taken = pool.places().take_where(|_| true);
+        taken.iter().for_each(|(source, clone)| pool.release(house, *source, clone, WHY));
+        let shared = pool.shared().take();
+        if let Some(shared) = shared {
+            pool.let_go(house, &shared, "several", pool.event(EventId::PoolReleased).with("why", WHY));
+        }
     }
 }
 
@@ -240,7 +258,7 @@ impl Pool {
         match self.give_clone(house, wanted.source, ready) {
             Ok(clone) => {
                 self.places().give(wanted.source, Arc::clone(&clone), Instant::now());
-                let event = self.event(EventId::PoolAssigned, wanted.source);
+                let event = self.event_of(EventId::PoolAssigned, wanted.source);
                 let event = event.domain(clone.name(), Some(clone.domid)).with("parked", was_ready);
                 let event = event.with("protocol", wanted.protocol.clone()).with("port", wanted.port);
                 let waited_ms = begun.elapsed().as_secs_f64() * 1e3;
@@ -295,11 +313,11 @@ impl Pool {
         let event = match &*shared {
             Some(clone) => {
                 self.seat(house, clone.domid, wanted.source);
-                self.event(EventId::PoolShared, wanted.source).domain(clone.name(), Some(clone.domid))
+                self.event_of(EventId::PoolShared, wanted.source).domain(clone.name(), Some(clone.domid))
             }
             None => {
                 let _ = house.network.refuse(&self.name, wanted.source);
-                self.event(EventId::PoolRefused, wanted.source)
+                self.event_of(EventId::PoolRefused, wanted.source)
             }
         };
         house.announcer.event(event.with("limit", limit));
@@ -329,14 +347,18 @@ impl Pool {
     }
 
     /// A clone goes: written down, if there is anything in it that its parent has not.
-    fn release(&self, house: &Arc<House>, source: IpAddr, clone: &Arc<Domain>, why: &str) {
+    fn release(&self, house: &House, source: IpAddr, clone: &Arc<Domain>, why: &str) {
         // What he sends from now on is for the next one.
         let _ = house.network.unseat(&self.name, source);
+        let event = self.event_of(EventId::PoolReleased, source);
+        self.let_go(house, clone, &source.to_string(), event.with("why", why));
+    }
+
+    fn let_go(&self, house: &House, clone: &Arc<Domain>, who: &str, mut event: Event) {
         let left = Left::of(&house.state.sessions(), clone.domid, &clone.name());
-        let mut event = self.event(EventId::PoolReleased, source);
-        event = event.domain(clone.name(), Some(clone.domid)).with("why", why).with("left", left.words());
+        event = event.domain(clone.name(), Some(clone.domid)).with("left", left.words());
         if !left.is_nothing() && clone.pid().is_some() {
-            let reason = format!("{source} left {}", left.words().join(", "));
+            let reason = format!("{who} left {}", left.words().join(", "));
             match snapshot::take(house, clone, Diff::IfPossible, Some(reason)) {
                 Ok(taken) => event = event.with("snapshot", taken["id"].clone()),
                 Err(error) => {
@@ -355,7 +377,7 @@ impl Pool {
     }
 
     /// Takes a clone down, with all that it had.
-    fn remove(&self, house: &Arc<House>, clone: &Arc<Domain>) {
+    fn remove(&self, house: &House, clone: &Arc<Domain>) {
         if let Err(error) = house.destroy(clone) {
             tracing::error!(error = events::sentence(&error), "a clone does not go");
             return;
@@ -390,8 +412,12 @@ impl Pool {
         format!("{}-{serial}", self.name)
     }
 
-    fn event(&self, id: EventId, source: IpAddr) -> Event {
-        Event::new(id, Timestamp::now()).with("pool", self.name.clone()).with("source", source.to_string())
+    fn event(&self, id: EventId) -> Event {
+        Event::new(id, Timestamp::now()).with("pool", self.name.clone())
+    }
+
+    fn event_of(&self, id: EventId, source: IpAddr) -> Event {
+        self.event(id).with("source", source.to_string())
     }
 
     fn places(&self) -> MutexGuard<'_, Places<Arc<Domain>>> {

@@ -101,8 +101,7 @@ impl<C: Clone> Places<C> {
         if full && instead_of.is_none() {
             return Decision::Share("clones at one time");
         }
-        let instead_of =
-            instead_of.and_then(|source| Some((source, self.taken.remove(&source)?.clone)));
+        let instead_of = instead_of.and_then(|source| Some((source, self.taken.remove(&source)?.clone)));
         self.given.push_back(now);
         self.coming.insert(source);
         Decision::Give { ready: self.parked.pop_front(), instead_of }
@@ -181,8 +180,7 @@ impl<C: Clone> Places<C> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { clones: 2, parked: 1, per_minute: 3, idle: Duration::from_secs(600) };
+    const LIMITS: Limits = Limits { clones: 2, parked: 1, per_minute: 3, idle: Duration::from_secs(600) };
 
     fn source(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])
