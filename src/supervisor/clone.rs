@@ -92,10 +92,13 @@ impl Golden {
         // It is a picture of a moment: one that begins anew would be another machine.
         (file.on_poweroff, file.on_reboot, file.on_crash) =
             (OnExit::Destroy, OnExit::Destroy, OnExit::Destroy);
-        if let (Seat::Outer { address, .. }, Some(vif)) = (&seat, file.vifs.first_mut()) {
-            // Inside it has the address that it had; everybody else knows it by the other one.
+        // Inside it has the address that it had; everybody else knows it by another one, or, in a pool, not by its address.
+        if let (Seat::Outer { .. } | Seat::Pool { .. }, Some(vif)) = (&seat, file.vifs.first_mut()) {
             vif.ip = vif.ip.or(file.address);
-            file.address = Some(*address);
+            file.address = match &seat {
+                Seat::Outer { address, .. } => Some(*address),
+                Seat::Pool { .. } | Seat::Own => None,
+            };
         }
         let (saved, renewed) = (Some(Arc::clone(&self.saved)), self.renewed.clone());
         house.build(file, manifest.folder.clone(), uuid, Beginning { saved, renewed, parked, seat })
