@@ -202,11 +202,18 @@ impl Domain {
     }
 
     /// The process started.
-    pub fn set_process(&self, pid: u32, group: Option<MemoryGroup>) {
+    pub fn set_process(&self, pid: u32) {
         let mut status = self.status();
         // It may be gone before its number arrives here.
         if !status.gone {
-            status.process = Some(Process { pid, _group: group });
+            status.process = Some(Process { pid, _group: None });
+        }
+    }
+
+    /// The process is in this group now; if it has gone already, the group goes too.
+    pub fn set_group(&self, group: MemoryGroup) {
+        if let Some(process) = &mut self.status().process {
+            process._group = Some(group);
         }
     }
 

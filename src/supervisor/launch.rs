@@ -187,7 +187,8 @@ pub fn launch(
     let (pid, voice) = (process.pid(), (state, announcer));
     let started = start(&domain, process, &config, descriptors, reader, voice, ended);
     started.map_err(step("start its process"))?;
-    domain.set_process(pid, enclose(&name, domid, memory_bytes, pid));
+    domain.set_process(pid);
+    enclose(&domain, memory_bytes, pid);
     if domain.wait_started(START_TIMEOUT) {
         find_ram(&domain, pid).map_err(step("read its memory"))?;
         own.keep();
@@ -201,12 +202,20 @@ pub fn launch(
     Err(LaunchError::Died { name, reason: last_line(vmm_log) })
 }
 
-/// This takes the kernel longer than a clone takes to begin, so it is done beside that.
-fn enclose(name: &str, domid: u32, memory_bytes: u64, pid: u32) -> Option<MemoryGroup> {
-    MemoryGroup::enclose(&format!("{name}-{domid}"), memory_bytes, pid).unwrap_or_else(|error| {
-        tracing::warn!(%error, name, "no memory limit for this domain's process");
-        None
-    })
+/// Limits its memory; that takes the kernel longer than a clone takes to begin, so it is done beside that.
+fn enclose(domain: &Arc<Domain>, memory_bytes: u64, pid: u32) {
+    let domain = Arc::clone(domain);
+    let spawned = std::thread::Builder::new().name("cgroup".into()).spawn(move || {
+        let name = format!("{}-{}", domain.file.name, domain.domid);
+        match MemoryGroup::enclose(&name, memory_bytes, pid) {
+            Ok(Some(group)) => domain.set_group(group),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, name, "no memory limit for this domain's process"),
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no memory limit for a domain's process");
+    }
 }
 
 /// Where RAM is in the domain's process; one that cannot be looked into does not run.
