@@ -84,8 +84,10 @@ fn emulate(kernel: &Path, initramfs: &Path) -> Emulator {
         "tcg,thread=multi",
         "-cpu",
         "max,+svm,+npt",
+        // With two emulated processors QEMU stood still for good now and then, at no load at all and with the emulated host's own timers
+        // in it. Guests with several vcpus share the one.
         "-smp",
-        "2",
+        "1",
         "-m",
         "1536",
         "-nodefaults",
