@@ -13,7 +13,6 @@ use super::house::{House, HouseError, new_uuid};
 use super::launch::Beginning;
 use super::network::Seat;
 use super::protocol::CloneRequest;
-use super::resources;
 use super::saved::{self, Saved};
 use crate::domain_file::vif::format_mac;
 use crate::domain_file::{DomainFile, OnExit};
@@ -73,7 +72,9 @@ impl Golden {
     /// One more clone, under an address of its own.
     fn begin_beside(&self, house: &Arc<House>, name: &str, parked: bool) -> Result<Arc<Domain>, HouseError> {
         let address = house.give_address()?;
-        let mac = format_mac(resources::own_mac(new_uuid(), 0));
+        // The next one that gets this address has its MAC too: neighbours remember both for a while.
+        let [_, a, b, c] = address.octets();
+        let mac = format_mac([0x00, 0x16, 0x3e, a & 0x7f, b, c]);
         let begun = self.begin(house, name, parked, Seat::Outer { mac, address });
         house.take_back_address(address);
         begun
