@@ -152,7 +152,7 @@ fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, Resour
             return Ok(Disk { spec: spec.clone(), base, frozen, layer: Some(layer) });
         }
     }
-    drop(layer);
+    let_go(layer);
     put_aside(&layer_path)?;
     write_below(own, &spec.vdev, &[]).map_err(wrong)?;
     let layer = fresh_layer(&layer_path, base_bytes, id)?;
@@ -177,7 +177,7 @@ pub fn restored_disks(
         let frozen = frozen_layers(&paths, base_bytes, id)?;
         let layer_path = own.join(format!("{}.layer", spec.vdev));
         // Locked, if another domain has it.
-        drop(open_layer(&layer_path)?);
+        let_go(open_layer(&layer_path)?);
         put_aside(&layer_path)?;
         write_below(own, &spec.vdev, &paths)
             .map_err(|source| ResourceError::Layer { path: layer_path.clone(), source })?;
@@ -258,6 +258,13 @@ fn open_layer(path: &Path) -> Result<File, ResourceError> {
     match rustix::fs::flock(&layer, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(layer),
         Err(_) => Err(ResourceError::DiskInUse { path: path.to_owned() }),
+    }
+}
+
+/// Closes a file that we locked. Closing alone would not do: a child that is being started just now has it open too, until it executes.
+fn let_go(locked: File) {
+    if let Err(error) = rustix::fs::flock(&locked, FlockOperation::Unlock) {
+        tracing::warn!(%error, "a layer stays locked");
     }
 }
 
