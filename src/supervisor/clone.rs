@@ -1,7 +1,9 @@
 //! Clones: domains that go on from one saved domain side by side, each with random state, name and uuid of its own.
 
+use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use honeyvmm::kernel_image::{KernelImage, KernelImageError};
 use introspect::symbols::random_state::RandomStateError;
@@ -19,6 +21,10 @@ use crate::domain_file::{DomainFile, OnExit};
 
 /// Where Linux maps its own image (Documentation/arch/x86/x86_64/mm.rst); as a paravirtual guest it does not move it.
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Kernels that are remembered.
+const KERNELS_MAX: usize = 8;
+/// Which file a kernel is: device, inode, and when it last changed.
+type KernelId = (u64, u64, i64, i64);
 /// Clones of one request.
 pub const COUNT_MAX: u32 = 512;
 
@@ -127,13 +133,25 @@ pub fn clone(house: &Arc<House>, request: &CloneRequest) -> Result<Value, HouseE
     Ok(json!(rows))
 }
 
-/// Where the kernel keeps its random state in RAM: its image is mapped from guest-physical address 0 on.
+/// Where the kernel keeps its random state in RAM: its image is mapped from guest-physical address 0 on. Reading a kernel takes longer than
+/// beginning a clone, so what was found is remembered, as long as the file is the same.
 fn random_state(path: &Path) -> Result<Vec<(u64, u64)>, CloneError> {
+    static KNOWN: Mutex<VecDeque<(KernelId, Vec<(u64, u64)>)>> = Mutex::new(VecDeque::new());
     let unreadable = |source| CloneError::Kernel { path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    let id = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, ranges)) = known().iter().find(|(other, _)| *other == id) {
+        return Ok(ranges.clone());
+    }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     let ranges = Symbols::of_kernel(&KernelImage::parse(&bytes)?)?.random_state()?;
     let physical = |range: std::ops::Range<honeyvmm::memory::Gva>| {
         (range.start.0.wrapping_sub(KERNEL_MAP), range.end.0 - range.start.0)
     };
-    Ok(ranges.into_iter().map(physical).collect())
+    let ranges: Vec<(u64, u64)> = ranges.into_iter().map(physical).collect();
+    let mut known = known();
+    known.truncate(KERNELS_MAX - 1);
+    known.push_front((id, ranges.clone()));
+    Ok(ranges)
 }
