@@ -25,6 +25,8 @@ const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 const KERNELS_MAX: usize = 8;
 /// Which file a kernel is: device, inode, and when it last changed.
 type KernelId = (u64, u64, i64, i64);
+/// Pieces of RAM: guest-physical address and length of each.
+type Ranges = Vec<(u64, u64)>;
 /// Clones of one request.
 pub const COUNT_MAX: u32 = 512;
 
@@ -57,7 +59,7 @@ pub enum CloneError {
 /// A snapshot that clones go on from.
 pub struct Golden {
     saved: Arc<Saved>,
-    renewed: Vec<(u64, u64)>,
+    renewed: Ranges,
 }
 
 impl Golden {
@@ -135,8 +137,8 @@ pub fn clone(house: &Arc<House>, request: &CloneRequest) -> Result<Value, HouseE
 
 /// Where the kernel keeps its random state in RAM: its image is mapped from guest-physical address 0 on. Reading a kernel takes longer than
 /// beginning a clone, so what was found is remembered, as long as the file is the same.
-fn random_state(path: &Path) -> Result<Vec<(u64, u64)>, CloneError> {
-    static KNOWN: Mutex<VecDeque<(KernelId, Vec<(u64, u64)>)>> = Mutex::new(VecDeque::new());
+fn random_state(path: &Path) -> Result<Ranges, CloneError> {
+    static KNOWN: Mutex<VecDeque<(KernelId, Ranges)>> = Mutex::new(VecDeque::new());
     let unreadable = |source| CloneError::Kernel { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     let id = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
@@ -149,7 +151,7 @@ fn random_state(path: &Path) -> Result<Vec<(u64, u64)>, CloneError> {
     let physical = |range: std::ops::Range<honeyvmm::memory::Gva>| {
         (range.start.0.wrapping_sub(KERNEL_MAP), range.end.0 - range.start.0)
     };
-    let ranges: Vec<(u64, u64)> = ranges.into_iter().map(physical).collect();
+    let ranges: Ranges = ranges.into_iter().map(physical).collect();
     let mut known = known();
     known.truncate(KERNELS_MAX - 1);
     known.push_front((id, ranges.clone()));
