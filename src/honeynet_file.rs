@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::domain_file::{self, vif};
-pub use pool::{Pool, Touch};
+pub use pool::Pool;
 pub use snapshot::{Cause, Period, SnapshotRule};
 
 /// A honeynet file is a page or two; more than this is something else.

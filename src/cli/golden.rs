@@ -1,17 +1,17 @@
 //! The machine behind a pool: booted once, snapshotted when its services answer, and kept for the next `up`.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use honeyvmm::shim::{Backend, image};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Connection, Failure};
-use crate::honeynet_file::{Decoy, Touch};
+use crate::honeynet_file::Decoy;
 use crate::snapshot::{Kind, store};
 use crate::state::State;
-use crate::supervisor::protocol::{Create, PoolRequest, Request};
+use crate::supervisor::protocol::{Create, Limits, PoolRequest, Request};
 
 /// An older one is made anew: whatever its machine would have done meanwhile, every clone does when it begins.
 const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
@@ -63,20 +63,19 @@ impl Golden<'_> {
             None => self.make(connection, answers, step)?,
         };
         let pool = self.decoy.pool.clone().unwrap_or_default();
-        connection.request(&Request::PoolOpen(PoolRequest {
-            name: self.decoy.name.clone(),
-            snapshot,
+        let limits = Limits {
             clones: pool.clones,
             parked: pool.parked,
             per_minute: pool.per_minute,
-            idle_s: pool.idle.0.as_secs(),
-            syn_only: pool.touch == Touch::Syn,
-        }))?;
+            idle: pool.idle.0,
+        };
+        let name = self.decoy.name.clone();
+        connection.request(&Request::PoolOpen(PoolRequest { name, snapshot, limits, touch: pool.touch }))?;
         Ok(true)
     }
 
     /// One that was made before, of the same parts and not long ago.
-    fn find(&self, state: &State) -> Result<Option<std::path::PathBuf>, Failure> {
+    fn find(&self, state: &State) -> Result<Option<PathBuf>, Failure> {
         let (name, key, now) = (self.name(), self.key(), Timestamp::now());
         let fits = |entry: &store::Entry| {
             entry.manifest.as_ref().is_ok_and(|manifest| {
@@ -94,7 +93,7 @@ impl Golden<'_> {
         connection: &mut Connection,
         answers: impl Fn(SocketAddr) -> Result<bool, Failure>,
         step: impl Fn(&str),
-    ) -> Result<std::path::PathBuf, Failure> {
+    ) -> Result<PathBuf, Failure> {
         let name = self.name();
         step(&format!("golden machine of pool {}", self.decoy.name));
         // The last word on a key counts.
@@ -112,7 +111,7 @@ impl Golden<'_> {
         connection: &mut Connection,
         name: &str,
         answers: impl Fn(SocketAddr) -> Result<bool, Failure>,
-    ) -> Result<std::path::PathBuf, Failure> {
+    ) -> Result<PathBuf, Failure> {
         if let Some(service) = self.service
             && !answers(service)?
         {
@@ -121,7 +120,7 @@ impl Golden<'_> {
         std::thread::sleep(SETTLED_AFTER);
         let request = Request::Snapshot { name: name.to_owned(), diff: false, reason: Some(self.key()) };
         let taken = connection.request(&request)?;
-        let folder = taken["folder"].as_str().map(std::path::PathBuf::from);
+        let folder = taken["folder"].as_str().map(PathBuf::from);
         folder.ok_or_else(|| Failure::new("the supervisor does not say where the snapshot is".to_owned()))
     }
 }

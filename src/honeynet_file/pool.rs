@@ -1,5 +1,6 @@
 //! `[decoy.pool]`: behind the decoy's address each source gets a clone of its own.
 
+use netwatch::switch::Touch;
 use serde::Deserialize;
 
 use super::Period;
@@ -23,17 +24,6 @@ pub struct Pool {
     pub idle: Period,
     /// Which packet of a new source gets it one.
     pub touch: Touch,
-}
-
-/// Which packet of a new source gets it a clone.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Touch {
-    /// Its first.
-    #[default]
-    Any,
-    /// A TCP SYN.
-    Syn,
 }
 
 impl Default for Pool {

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::cgroup::MemoryGroup;
@@ -188,6 +189,12 @@ impl Domain {
     /// Keeps others from pausing it, or from letting it go on.
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When it was built, by the wall clock of now.
+    pub fn began(&self) -> Timestamp {
+        let age = SignedDuration::try_from(self.built.elapsed()).unwrap_or(SignedDuration::ZERO);
+        Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN)
     }
 
     /// Where it stands.

@@ -5,12 +5,12 @@
 //! console's raw bytes both ways.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+use netwatch::switch::Touch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::pool::Limits;
+pub use super::pool::Limits;
 
 /// Longest request; a create carries the domain file.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -261,24 +261,10 @@ pub struct PoolRequest {
     pub name: String,
     /// The folder of the snapshot that its clones go on from.
     pub snapshot: PathBuf,
-    /// Clones that attackers have at one time.
-    pub clones: usize,
-    /// Clones that stand ready.
-    pub parked: usize,
-    /// Clones given away in a minute.
-    pub per_minute: usize,
-    /// Seconds after which a silent attacker's clone goes.
-    pub idle_s: u64,
-    /// Only a TCP SYN gets a clone.
-    pub syn_only: bool,
-}
-
-impl PoolRequest {
-    /// How many there may be.
-    pub fn limits(&self) -> Limits {
-        let idle = Duration::from_secs(self.idle_s);
-        Limits { clones: self.clones, parked: self.parked, per_minute: self.per_minute, idle }
-    }
+    /// How many clones there may be.
+    pub limits: Limits,
+    /// Which packet of a new source gets it one.
+    pub touch: Touch,
 }
 
 /// One answer.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use events::{Event, EventId};
 use jiff::Timestamp;
-use netwatch::switch::{Touch, Wanted};
+use netwatch::switch::Wanted;
 use serde_json::{Value, json};
 
 use super::clone::Golden;
@@ -23,6 +23,8 @@ use super::network::Seat;
 use super::protocol::PoolRequest;
 use super::saved;
 use super::snapshot::{self, Diff};
+use crate::snapshot::store;
+use crate::state::State;
 use left::Left;
 pub use places::Limits;
 use places::{Decision, Places};
@@ -60,7 +62,7 @@ struct Pool {
     golden: Golden,
     // Locked for decisions only, never while a clone is made, asked or taken down.
     places: Mutex<Places<Arc<Domain>>>,
-    // Sources that have no clone of their own; made when the first one comes. Locked while it is made, so that there is one.
+    // Of sources that have no clone of their own; made when the first one comes. Locked while it is made, so that there is one.
     shared: Mutex<Option<Arc<Domain>>>,
     serial: Mutex<u64>,
 }
@@ -73,7 +75,7 @@ pub fn open(house: &Arc<House>, request: &PoolRequest) -> Result<Value, HouseErr
     let vif = file.vifs.first().ok_or_else(missing)?;
     let address = vif.ip.or(file.address).ok_or_else(missing)?;
     let mac = crate::domain_file::vif::format_mac(vif.mac.ok_or_else(missing)?);
-    let places = Mutex::new(Places::new(request.limits()));
+    let places = Mutex::new(Places::new(request.limits));
     let name = request.name.clone();
     let pool =
         Pool { name: name.clone(), golden, places, shared: Mutex::default(), serial: Mutex::default() };
@@ -88,8 +90,7 @@ pub fn open(house: &Arc<House>, request: &PoolRequest) -> Result<Value, HouseErr
         }
         table.insert(name.clone(), Arc::clone(&pool));
     }
-    let touch = if request.syn_only { Touch::Syn } else { Touch::Any };
-    if let Err(error) = house.network.add_pool(&name, &mac, address, touch) {
+    if let Err(error) = house.network.add_pool(&name, &mac, address, request.touch) {
         house.pools.table().remove(&name);
         return Err(error.into());
     }
@@ -287,7 +288,7 @@ impl Pool {
             self.remove(house, &clone);
         }
         let seat = Seat::Pool { pool: self.name.clone(), source: Some(source) };
-        self.golden.begin(house, &self.next_name(), false, seat)
+        self.golden.begin(house, &self.next_name(&house.state), false, seat)
     }
 
     fn seat(&self, house: &House, domid: u32, source: IpAddr) {
@@ -355,36 +356,56 @@ impl Pool {
     }
 
     fn let_go(&self, house: &House, clone: &Arc<Domain>, who: &str, mut event: Event) {
-        let left = Left::of(&house.state.sessions(), clone.domid, &clone.name());
+        let left = Left::of(&house.state.sessions(), clone.domid, clone.began());
         event = event.domain(clone.name(), Some(clone.domid)).with("left", left.words());
-        if !left.is_nothing() && clone.pid().is_some() {
-            let reason = format!("{who} left {}", left.words().join(", "));
-            match snapshot::take(house, clone, Diff::IfPossible, Some(reason)) {
-                Ok(taken) => event = event.with("snapshot", taken["id"].clone()),
-                Err(error) => {
-                    event = event.with("not_kept", events::sentence(&error));
-                }
-            }
-        }
-        self.remove(house, clone);
         if left.is_nothing() {
+            self.remove(house, clone);
             // What came and went without a trace is in the flow events.
             for capture in netwatch::capture::files_of(&house.state.pcap(), &clone.file.name) {
                 let _ = std::fs::remove_file(capture);
             }
+        } else {
+            event = self.keep(house, clone, format!("{who} left {}", left.words().join(", ")), event);
         }
         house.announcer.event(event);
     }
 
+    /// Writes down what is in a clone, and takes it down; where it cannot be written its disks stay.
+    fn keep(&self, house: &House, clone: &Arc<Domain>, reason: String, event: Event) -> Event {
+        let taken = match clone.pid() {
+            Some(_) => snapshot::take(house, clone, Diff::IfPossible, Some(reason))
+                .map_err(|error| events::sentence(&error)),
+            None => Err("its memory went with its process".to_owned()),
+        };
+        match taken {
+            Ok(taken) => {
+                self.remove(house, clone);
+                event.with("snapshot", taken["id"].clone())
+            }
+            Err(why) => {
+                self.take_down(house, clone);
+                let folder = house.state.domain(&clone.file.name);
+                event.with("not_kept", why).with("disks", folder.display().to_string())
+            }
+        }
+    }
+
     /// Takes a clone down, with all that it had.
     fn remove(&self, house: &House, clone: &Arc<Domain>) {
-        if let Err(error) = house.destroy(clone) {
-            tracing::error!(error = events::sentence(&error), "a clone does not go");
-            return;
-        }
-        if let Err(error) = std::fs::remove_dir_all(house.state.domain(&clone.file.name)) {
+        if self.take_down(house, clone)
+            && let Err(error) = std::fs::remove_dir_all(house.state.domain(&clone.file.name))
+        {
             tracing::warn!(%error, clone = clone.file.name, "a clone's folder stays");
         }
+    }
+
+    /// Whether it has gone.
+    fn take_down(&self, house: &House, clone: &Arc<Domain>) -> bool {
+        let gone = house.destroy(clone);
+        if let Err(error) = &gone {
+            tracing::error!(error = events::sentence(error), "a clone does not go");
+        }
+        gone.is_ok()
     }
 
     /// Parks as many clones as there are to be, beside all else.
@@ -393,7 +414,7 @@ impl Pool {
         beside("park", move || {
             while !house.is_closing() && pool.places().wants_parked() {
                 let seat = Seat::Pool { pool: pool.name.clone(), source: None };
-                let made = pool.golden.begin(&house, &pool.next_name(), true, seat);
+                let made = pool.golden.begin(&house, &pool.next_name(&house.state), true, seat);
                 let failed = made.is_err();
                 let made = made.inspect_err(|error| {
                     tracing::warn!(error = events::sentence(error), pool = pool.name, "no clone is parked");
@@ -406,10 +427,16 @@ impl Pool {
         });
     }
 
-    fn next_name(&self) -> String {
+    /// A name that no clone has had, of this supervisor or of an earlier one: what is left of those goes by it.
+    fn next_name(&self, state: &State) -> String {
         let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-        *serial += 1;
-        format!("{}-{serial}", self.name)
+        loop {
+            *serial += 1;
+            let name = format!("{}-{serial}", self.name);
+            if !state.domain(&name).exists() && !store::folder_of(state, &name).exists() {
+                return name;
+            }
+        }
     }
 
     fn event(&self, id: EventId) -> Event {
