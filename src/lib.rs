@@ -13,3 +13,4 @@ pub mod snapshot;
 pub mod sparse;
 pub mod state;
 pub mod supervisor;
+pub mod uuid;

@@ -105,16 +105,6 @@ pub struct Content {
     pub blake3: Option<String>,
 }
 
-/// A name for a new snapshot.
-pub fn new_uuid() -> String {
-    let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Without randomness they are still to differ.
-        bytes[..8].copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..8]);
-    }
-    hex::encode(bytes)
-}
-
 /// The name of a disk's layer.
 pub fn layer_name(vdev: &str, depth: usize) -> String {
     format!("{vdev}.layer.{depth}")

@@ -26,8 +26,7 @@ pub use chain::{CHAIN_MAX, Chain, Member};
 pub use compact::compact;
 pub use error::SavedError;
 pub use manifest::{
-    Capture, Kind, Manifest, Parent, RAM, RAM_MAP, REGISTERS, SHIM, STATE, VERSION, layer_name, new_uuid,
-    put, seal,
+    Capture, Kind, Manifest, Parent, RAM, RAM_MAP, REGISTERS, SHIM, STATE, VERSION, layer_name, put, seal,
 };
 
 #[cfg(test)]

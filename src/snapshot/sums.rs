@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
+use crate::sparse;
 
 pub const PAGE_BYTES: usize = 4096;
 /// Bytes of one sum: the first ones of the page's BLAKE3, as a little-endian number.
@@ -28,28 +27,23 @@ fn sum(page: &[u8]) -> u64 {
 
 /// Calls with each page that is no hole, in order: its number and its bytes (the last one may be short).
 fn pages(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    const PAGE: u64 = PAGE_BYTES as u64;
     let bytes = file.metadata()?.len();
     let mut chunk = vec![0; CHUNK_PAGES * PAGE_BYTES];
-    let mut at = 0;
-    while at < bytes {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start / PAGE_BYTES as u64 * PAGE_BYTES as u64,
-            Err(Errno::NXIO) => break,
-            Err(errno) => return Err(errno.into()),
-        };
-        let start = start.max(at);
-        let end =
-            rustix::fs::seek(file, SeekFrom::Hole(start))?.next_multiple_of(PAGE_BYTES as u64).min(bytes);
-        let mut offset = start;
+    // Up to where pages have been read: two pieces may lie in one.
+    let mut done = 0;
+    for extent in sparse::extents(file)? {
+        let end = extent.end.next_multiple_of(PAGE).min(bytes);
+        let mut offset = (extent.start / PAGE * PAGE).max(done);
         while offset < end {
             let part = &mut chunk[..((end - offset) as usize).min(CHUNK_PAGES * PAGE_BYTES)];
             file.read_exact_at(part, offset)?;
             for (index, page) in part.chunks(PAGE_BYTES).enumerate() {
-                each(offset / PAGE_BYTES as u64 + index as u64, page)?;
+                each(offset / PAGE + index as u64, page)?;
             }
             offset += part.len() as u64;
         }
-        at = end;
+        done = end;
     }
     Ok(())
 }

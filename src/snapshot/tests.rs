@@ -61,7 +61,7 @@ impl House {
         let manifest = Manifest {
             version: VERSION,
             build: "test".to_owned(),
-            uuid: new_uuid(),
+            uuid: crate::uuid::text(crate::uuid::random()),
             kind: if parent.is_some() { Kind::Diff } else { Kind::Full },
             parent,
             reason: None,

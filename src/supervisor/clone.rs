@@ -11,13 +11,14 @@ use introspect::symbols::{Symbols, SymbolsError};
 use serde_json::{Value, json};
 
 use super::domain::Domain;
-use super::house::{House, HouseError, new_uuid};
+use super::house::{House, HouseError};
 use super::launch::Beginning;
 use super::network::Seat;
 use super::protocol::CloneRequest;
 use super::saved::{self, Saved};
 use crate::domain_file::vif::format_mac;
 use crate::domain_file::{DomainFile, OnExit};
+use crate::uuid;
 
 /// Where Linux maps its own image (Documentation/arch/x86/x86_64/mm.rst); as a paravirtual guest it does not move it.
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
@@ -96,7 +97,7 @@ impl Golden {
         parked: bool,
         seat: Seat,
     ) -> Result<Arc<Domain>, HouseError> {
-        let (uuid, manifest) = (new_uuid(), self.saved.manifest());
+        let (uuid, manifest) = (uuid::random(), self.saved.manifest());
         let mut file = DomainFile { name: name.to_owned(), uuid: Some(uuid), ..manifest.domain.clone() };
         // It is a picture of a moment: one that begins anew would be another machine.
         (file.on_poweroff, file.on_reboot, file.on_crash) =

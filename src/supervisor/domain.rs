@@ -18,6 +18,7 @@ use super::observer::Observer;
 use super::ram::Ram;
 use super::resources::Disk;
 use crate::domain_file::{DomainFile, OnExit};
+use crate::uuid;
 
 /// Where a domain stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,7 +340,7 @@ impl Domain {
             "uptime_s": self.built.elapsed().as_secs_f64(),
             "pid": self.pid(),
             "observer_pid": self.observer.pid(),
-            "uuid": uuid_text(self.uuid),
+            "uuid": uuid::text(self.uuid),
             "macs": self.macs,
             "address": self.file.address,
         })
@@ -376,12 +377,6 @@ impl Domain {
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The usual text form of a uuid.
-pub fn uuid_text(uuid: [u8; 16]) -> String {
-    let hex = hex::encode(uuid);
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 fn describe(exit: ExitStatus) -> String {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::copying::{Folder, Rest};
 use super::dashboard;
-use super::domain::{Domain, Life, uuid_text};
+use super::domain::{Domain, Life};
 use super::house::{House, HouseError};
 use super::resources::{self, Disk};
 use super::snapshot;
@@ -259,7 +259,7 @@ fn about(
     let info = forensics::DomainInfo {
         name: domain.file.name.clone(),
         domid: domain.domid,
-        uuid: uuid_text(domain.uuid),
+        uuid: crate::uuid::text(domain.uuid),
         memory_bytes,
         vcpus: domain.file.maxvcpus,
     };

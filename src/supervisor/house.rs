@@ -27,6 +27,7 @@ use super::services::Services;
 use super::spares::Spares;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
+use crate::uuid;
 
 /// A domain that lived shorter than this is not restarted, or it would restart for ever.
 const RESTART_LIFE_MIN: Duration = Duration::from_secs(1);
@@ -188,7 +189,7 @@ impl House {
     /// Builds and starts a domain.
     pub fn create(self: &Arc<House>, create: Create) -> Result<Value, HouseError> {
         let parsed = domain_file::parse(&create.file)?;
-        let uuid = parsed.file.uuid.unwrap_or_else(new_uuid);
+        let uuid = parsed.file.uuid.unwrap_or_else(uuid::random);
         let domain = self.build(parsed.file, create.folder, uuid, Beginning::default())?;
         if create.paused {
             self.pause(&domain)?;
@@ -485,16 +486,4 @@ fn write_addresses(state: &State, table: &Table) {
     if let Err(error) = written {
         tracing::warn!(%error, "the map of addresses cannot be written");
     }
-}
-
-/// RFC 9562, version 4.
-pub fn new_uuid() -> [u8; 16] {
-    let mut uuid = [0; 16];
-    if getrandom::fill(&mut uuid).is_err() {
-        // Without randomness uuids are still to differ within this box.
-        uuid[..8].copy_from_slice(&Timestamp::now().as_microsecond().to_be_bytes());
-    }
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    uuid
 }

@@ -19,7 +19,7 @@ use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::copying::Copies;
 use super::core;
-use super::domain::{Domain, Life, uuid_text};
+use super::domain::{Domain, Life};
 use super::network::{Network, Seat, SwitchError};
 use super::nursery::Spare;
 use super::observer::{Observer, Sight};
@@ -341,7 +341,7 @@ fn configuration(
     let domain = DomainConfig {
         name: plan.file.name.clone(),
         domid: plan.domid,
-        uuid: uuid_text(plan.uuid),
+        uuid: crate::uuid::text(plan.uuid),
         memory_mib: plan.file.memory_mib,
         vcpus: plan.file.vcpus,
         maxvcpus: plan.file.maxvcpus,

@@ -11,7 +11,8 @@ use super::copying::{self, CopyError, Folder, Last, Scope, Standing, Turn, Writt
 use super::domain::Domain;
 use super::house::{House, HouseError};
 use crate::domain_file::DomainFile;
-use crate::snapshot::{CHAIN_MAX, Capture, Chain, Kind, Manifest, SavedError, VERSION, new_uuid, store};
+use crate::snapshot::{CHAIN_MAX, Capture, Chain, Kind, Manifest, SavedError, VERSION, store};
+use crate::uuid;
 
 /// Whether a diff is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +114,7 @@ fn write_in_turn<'a>(
     let manifest = Manifest {
         version: VERSION,
         build: env!("CARGO_PKG_VERSION").to_owned(),
-        uuid: new_uuid(),
+        uuid: uuid::text(uuid::random()),
         kind,
         parent,
         reason: wanted.reason.clone(),

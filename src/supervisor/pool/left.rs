@@ -97,18 +97,17 @@ mod tests {
 
     #[test]
     fn what_sessions_left_is_told_and_who_only_looked_left_nothing() {
-        let login = |success: bool| {
-            json!({ "time": OPENED, "service": "sshd", "user": "a", "password": "b", "method": "password", "success": success })
-        };
-        let ran = |exe: &str| {
-            json!({ "pid": 10, "ppid": 9, "uid": 0, "exe": exe, "argv": [], "cwd": null, "began": OPENED, "ended": null, "status": null })
-        };
+        let login = |success: bool| json!({ "time": OPENED, "service": "sshd", "user": "a", "password": "b", "method": "password", "success": success });
+        let ran = |exe: &str| json!({ "pid": 10, "ppid": 9, "uid": 0, "exe": exe, "argv": [], "cwd": null, "began": OPENED, "ended": null, "status": null });
         let table = [
             (json!({}), &[][..]),
             (json!({ "logins": [login(false)] }), &[]),
             (json!({ "logins": [login(true)] }), &["a login"]),
             (json!({ "processes": [ran("/usr/sbin/sshd")] }), &[]),
-            (json!({ "processes": [ran("/bin/id")], "truncated": true }), &["more than a report holds", "programs run"]),
+            (
+                json!({ "processes": [ran("/bin/id")], "truncated": true }),
+                &["more than a report holds", "programs run"],
+            ),
         ];
         for (more, expected) in table {
             check("65a1b2c300070001.json", &report(more).to_string(), OPENED, expected);
