@@ -184,46 +184,9 @@ pub enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// List the snapshots.
-    #[command(after_help = "Example: honeynet snapshots ssh-server --json")]
-    Snapshots {
-        /// Only of this domain.
-        name: Option<String>,
-    },
-    /// Say what differs between two snapshots: files, processes, sockets, modules.
-    #[command(after_help = "Example: honeynet snapshot-diff 20260102T030405678 20260102T031500000")]
-    SnapshotDiff {
-        /// The earlier one.
-        before: String,
-        /// The later one.
-        after: String,
-    },
-    /// Compare a snapshot, and those it lies over, with what was written.
-    #[command(after_help = "Example: honeynet snapshot-verify ssh-server/20260102T030405678")]
-    SnapshotVerify {
-        /// ID, or DOMAIN/ID.
-        id: String,
-    },
-    /// Make a diff stand alone.
-    #[command(after_help = "Example: honeynet snapshot-compact ssh-server/20260102T030405678")]
-    SnapshotCompact {
-        /// ID, or DOMAIN/ID.
-        id: String,
-    },
-    /// Remove a snapshot that no other one and no domain needs.
-    #[command(after_help = "Example: honeynet snapshot-remove ssh-server/20260102T030405678")]
-    SnapshotRemove {
-        /// ID, or DOMAIN/ID.
-        id: String,
-    },
-    /// Write the memory of a domain, or of a snapshot, to an ELF core for crash, gdb and Volatility.
-    #[command(after_help = "Example: honeynet dump-core ssh-server ssh-server.core")]
-    DumpCore {
-        /// Name or number of a domain, or a snapshot.
-        what: String,
-        /// The file that is made.
-        file: PathBuf,
-    },
+    /// Snapshots, and what goes on from them.
+    #[command(flatten)]
+    OfSnapshots(SnapshotWord),
     /// Write a domain down, to go on later where it stands, and take it down.
     #[command(after_help = "Example: honeynet save ssh-server /srv/saved/ssh-server")]
     Save {
@@ -231,38 +194,6 @@ pub enum Command {
         name: String,
         /// The folder that is made.
         folder: PathBuf,
-    },
-    /// Let a saved domain, or one from a snapshot, go on.
-    #[command(
-        after_help = "Example: honeynet restore /srv/saved/ssh-server\n         honeynet restore ssh-server/20260102T030405678 --name ssh-again"
-    )]
-    Restore {
-        /// The folder that `save` made, or a snapshot: ID, or DOMAIN/ID.
-        what: String,
-        /// Under another name.
-        #[arg(long)]
-        name: Option<String>,
-        /// Leave it paused.
-        #[arg(short, long)]
-        paused: bool,
-        /// Compare all of it with its sums first; else that is done while it runs.
-        #[arg(long)]
-        verify: bool,
-    },
-    /// Let a saved domain go on several times side by side, each with a random state and an identity of its own.
-    #[command(after_help = "Example: honeynet clone /srv/saved/ssh-server --count 10 --parked")]
-    Clone {
-        /// A snapshot's id, or what `save` made.
-        snapshot: String,
-        /// How many.
-        #[arg(long, default_value_t = 1, value_name = "N")]
-        count: u32,
-        /// Their name; several get a number behind it.
-        #[arg(long)]
-        name: Option<String>,
-        /// Leave them standing until they are unpaused.
-        #[arg(long)]
-        parked: bool,
     },
     /// File integrity: what changed on a decoy's disk.
     #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]
@@ -314,6 +245,83 @@ pub enum Command {
     /// The web pages.
     #[command(hide = true)]
     Dashboard(Child),
+}
+
+/// Words about snapshots and saved domains.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotWord {
+    /// List the snapshots.
+    #[command(after_help = "Example: honeynet snapshots ssh-server --json")]
+    Snapshots {
+        /// Only of this domain.
+        name: Option<String>,
+    },
+    /// Say what differs between two snapshots: files, processes, sockets, modules.
+    #[command(after_help = "Example: honeynet snapshot-diff 20260102T030405678 20260102T031500000")]
+    SnapshotDiff {
+        /// The earlier one.
+        before: String,
+        /// The later one.
+        after: String,
+    },
+    /// Compare a snapshot, and those it lies over, with what was written.
+    #[command(after_help = "Example: honeynet snapshot-verify ssh-server/20260102T030405678")]
+    SnapshotVerify {
+        /// ID, or DOMAIN/ID.
+        id: String,
+    },
+    /// Make a diff stand alone.
+    #[command(after_help = "Example: honeynet snapshot-compact ssh-server/20260102T030405678")]
+    SnapshotCompact {
+        /// ID, or DOMAIN/ID.
+        id: String,
+    },
+    /// Remove a snapshot that no other one and no domain needs.
+    #[command(after_help = "Example: honeynet snapshot-remove ssh-server/20260102T030405678")]
+    SnapshotRemove {
+        /// ID, or DOMAIN/ID.
+        id: String,
+    },
+    /// Write the memory of a domain, or of a snapshot, to an ELF core for crash, gdb and Volatility.
+    #[command(after_help = "Example: honeynet dump-core ssh-server ssh-server.core")]
+    DumpCore {
+        /// Name or number of a domain, or a snapshot.
+        what: String,
+        /// The file that is made.
+        file: PathBuf,
+    },
+    /// Let a saved domain, or one from a snapshot, go on.
+    #[command(
+        after_help = "Example: honeynet restore /srv/saved/ssh-server\n         honeynet restore ssh-server/20260102T030405678 --name ssh-again"
+    )]
+    Restore {
+        /// The folder that `save` made, or a snapshot: ID, or DOMAIN/ID.
+        what: String,
+        /// Under another name.
+        #[arg(long)]
+        name: Option<String>,
+        /// Leave it paused.
+        #[arg(short, long)]
+        paused: bool,
+        /// Compare all of it with its sums first; else that is done while it runs.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Let a saved domain go on several times side by side, each with a random state and an identity of its own.
+    #[command(after_help = "Example: honeynet clone /srv/saved/ssh-server --count 10 --parked")]
+    Clone {
+        /// A snapshot's id, or what `save` made.
+        snapshot: String,
+        /// How many.
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        count: u32,
+        /// Their name; several get a number behind it.
+        #[arg(long)]
+        name: Option<String>,
+        /// Leave them standing until they are unpaused.
+        #[arg(long)]
+        parked: bool,
+    },
 }
 
 /// Options of `create`.

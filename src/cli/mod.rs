@@ -68,17 +68,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Save { name, folder } => {
             out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
         }
-        command @ (Command::Restore { .. } | Command::Clone { .. }) => {
-            snapshots::go_on(&state, &file, &out, command)
-        }
+        Command::OfSnapshots(word) => snapshots::run(&state, &file, &out, word),
         Command::Pull { name, reason } => out.tree(&ask(Request::Pull { name, reason })?),
         Command::Snapshot { name, diff, reason } => out.tree(&ask(Request::Snapshot { name, diff, reason })?),
-        Command::Snapshots { .. }
-        | Command::SnapshotDiff { .. }
-        | Command::SnapshotVerify { .. }
-        | Command::SnapshotCompact { .. }
-        | Command::SnapshotRemove { .. }
-        | Command::DumpCore { .. } => snapshots::run(&state, &out, command),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),
         Command::Verify { case, key } => reports::verify(&state, &out, &case, key.as_deref()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use forensics::{RamRange, VcpuRegs};
 use serde_json::{Value, json};
 
-use super::args::Command;
+use super::args::SnapshotWord;
 use super::domains::{Printer, print};
 use super::{Connection, Failure};
 use crate::snapshot::store::{self, Entry};
@@ -15,34 +15,26 @@ use crate::snapshot::{Chain, REGISTERS, SavedError, compact as compact_folder, c
 use crate::state::State;
 use crate::supervisor::protocol::{CloneRequest, Request};
 
-/// Those of its commands that ask no supervisor first.
-pub fn run(state: &State, out: &Printer, command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Snapshots { name } => list(state, out, name.as_deref()),
-        Command::SnapshotDiff { before, after } => diff(state, out, &before, &after),
-        Command::SnapshotVerify { id } => verify(state, out, &id),
-        Command::SnapshotCompact { id } => compact(state, out, &id),
-        Command::SnapshotRemove { id } => remove(state, out, &id),
-        Command::DumpCore { what, file } => dump_core(state, out, what, &file),
-        _ => Ok(()),
-    }
-}
-
-/// What is saved goes on: `restore` and `clone`.
-pub fn go_on(state: &State, file: &Path, out: &Printer, command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Restore { what, name, paused, verify } => {
+/// Does what a word about snapshots asks.
+pub fn run(state: &State, file: &Path, out: &Printer, word: SnapshotWord) -> Result<(), Failure> {
+    match word {
+        SnapshotWord::Snapshots { name } => list(state, out, name.as_deref()),
+        SnapshotWord::SnapshotDiff { before, after } => diff(state, out, &before, &after),
+        SnapshotWord::SnapshotVerify { id } => verify(state, out, &id),
+        SnapshotWord::SnapshotCompact { id } => compact(state, out, &id),
+        SnapshotWord::SnapshotRemove { id } => remove(state, out, &id),
+        SnapshotWord::DumpCore { what, file } => dump_core(state, out, what, &file),
+        SnapshotWord::Restore { what, name, paused, verify } => {
             let folder = folder(state, &what)?;
             let mut connection = Connection::open_or_start(state, file)?;
             out.tree(&connection.request(&Request::Restore { folder, name, paused, verify })?)
         }
-        Command::Clone { snapshot, count, name, parked } => {
+        SnapshotWord::Clone { snapshot, count, name, parked } => {
             let snapshot = folder(state, &snapshot)?;
             let mut connection = Connection::open_or_start(state, file)?;
             let request = CloneRequest { snapshot, count, name, parked };
             out.list(&connection.request(&Request::Clone(request))?)
         }
-        _ => Ok(()),
     }
 }
 
