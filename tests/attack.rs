@@ -15,11 +15,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use browser::Browser;
-use decoys::progress::Silent;
-use decoys::recipe::Recipe;
 use fantoccini::Locator;
 use serde_json::Value;
-use util::guest::{cache, debian_kernel};
+use util::guest::{give_images, recipes_folder};
 use util::{Honeynet, namespace_exists};
 
 const SSH_SERVER: &str = "10.77.0.10";
@@ -104,12 +102,6 @@ impl Drop for Site {
 
 /// The honeynet file of the project, with this bridge as its uplink; kernel and images from this user's cache.
 fn honeynet_of_the_project() -> Honeynet {
-    let recipes = root().join("decoys/recipes");
-    let kernel = debian_kernel();
-    for name in ["ssh-server", "web-server"] {
-        let recipe = Recipe::load(&recipes.join(format!("{name}.toml"))).unwrap();
-        decoys::image::build(&recipe, &recipes, &kernel, &cache(), &Silent).unwrap();
-    }
     let honeynet = Honeynet::new("");
     let text = std::fs::read_to_string(root().join("honeynet.toml")).unwrap();
     let name = format!("namespace = \"{}\"", honeynet.namespace);
@@ -119,12 +111,9 @@ fn honeynet_of_the_project() -> Honeynet {
         assert!(text.contains(from), "{from}");
         text.replace(from, to)
     });
-    let head = format!("rules = {:?}\nrecipes = {recipes:?}\n", root().join("rules"));
+    let head = format!("rules = {:?}\nrecipes = {:?}\n", root().join("rules"), recipes_folder());
     honeynet.write("honeynet.toml", head + &text);
-    std::fs::create_dir_all(honeynet.path("state")).unwrap();
-    for folder in ["kernels", "images"] {
-        std::os::unix::fs::symlink(cache().join(folder), honeynet.path("state").join(folder)).unwrap();
-    }
+    give_images(&honeynet, &["ssh-server", "web-server"]);
     honeynet
 }
 

@@ -7,13 +7,10 @@
 
 mod util;
 
-use std::path::Path;
 use std::process::Command;
 
-use decoys::progress::Silent;
-use decoys::recipe::Recipe;
 use serde_json::Value;
-use util::guest::{Guest, cache, debian_kernel};
+use util::guest::{Guest, give_images, recipes_folder};
 use util::{Honeynet, wait_for};
 
 const RANDOM: &str = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid";
@@ -80,21 +77,14 @@ fn a_parked_clone_does_not_run_before_it_is_told_to() {
 }
 
 fn farm() -> Honeynet {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let recipes = root.join("decoys/recipes");
-    let recipe = Recipe::load(&recipes.join("ssh-server.toml")).unwrap();
-    decoys::image::build(&recipe, &recipes, &debian_kernel(), &cache(), &Silent).unwrap();
     let honeynet = Honeynet::new("");
     let text = std::fs::read_to_string(honeynet.path("honeynet.toml")).unwrap();
     let pool = format!(
         "[[decoy]]\nname = \"farm\"\nrecipe = \"ssh-server\"\naddress = \"{POOL}\"\n\
          [decoy.pool]\nclones = 2\nparked = 1\nidle = \"20s\"\n"
     );
-    honeynet.write("honeynet.toml", format!("recipes = {recipes:?}\n{text}{pool}"));
-    std::fs::create_dir_all(honeynet.path("state")).unwrap();
-    for folder in ["kernels", "images"] {
-        std::os::unix::fs::symlink(cache().join(folder), honeynet.path("state").join(folder)).unwrap();
-    }
+    honeynet.write("honeynet.toml", format!("recipes = {:?}\n{text}{pool}", recipes_folder()));
+    give_images(&honeynet, &["ssh-server"]);
     honeynet
 }
 

@@ -19,8 +19,8 @@ use util::guest::{Guest, cache, debian_kernel};
 
 /// What is done in the decoy. Each program has a name of its own, so that it can be asked for.
 const SCRIPT: &str = r#"cd /srv
-mkdir work
-cd work
+mkdir scap
+cd scap
 echo hello > made
 cat made
 ln -s made soft
@@ -32,7 +32,7 @@ perl -e 'use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0); bind($s, sockaddr_i
   socket(my $c, PF_INET, SOCK_STREAM, 0); connect($c, sockaddr_in(4242, INADDR_LOOPBACK)); accept(my $a, $s); syswrite $c, "knock";
   kill 9, fork || sleep 100; wait; setpgrp; pipe(my $r, my $w); syswrite $w, "through"; sysread $r, my $b, 7;'
 cd ..
-rmdir work
+rmdir scap
 exec env LAST=yes sh -c 'exit 3'
 "#;
 /// How long what was done may take to be found in the file.
@@ -97,15 +97,15 @@ fn domain(honeynet: &Honeynet) -> Guest {
 /// What must be found: by which filter, in which format, as which line.
 #[rustfmt::skip]
 const FACTS: [(&str, &str, &str); 20] = [
-    ("proc.name=mkdir and evt.type=mkdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /srv/work"),
-    ("proc.name=sh and evt.type=openat and evt.dir=< and fd.name=/srv/work/made", "%evt.rawres %fd.name %evt.arg.flags", "3 /srv/work/made O_TRUNC|O_CREAT|O_WRONLY"),
-    ("proc.name=sh and evt.type=write and evt.dir=< and fd.name=/srv/work/made", "%evt.rawres %evt.arg.data", "6 hello."),
-    ("proc.name=cat and evt.type=openat and evt.dir=< and fd.name=/srv/work/made", "%evt.rawres %proc.cmdline %proc.pname", "3 cat made sh"),
+    ("proc.name=mkdir and evt.type=mkdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /srv/scap"),
+    ("proc.name=sh and evt.type=openat and evt.dir=< and fd.name=/srv/scap/made", "%evt.rawres %fd.name %evt.arg.flags", "3 /srv/scap/made O_TRUNC|O_CREAT|O_WRONLY"),
+    ("proc.name=sh and evt.type=write and evt.dir=< and fd.name=/srv/scap/made", "%evt.rawres %evt.arg.data", "6 hello."),
+    ("proc.name=cat and evt.type=openat and evt.dir=< and fd.name=/srv/scap/made", "%evt.rawres %proc.cmdline %proc.pname", "3 cat made sh"),
     ("proc.name=cat and evt.type=write and evt.dir=< and evt.arg.data=hello.", "%evt.rawres %fd.name", "6 /dev/hvc0"),
-    ("proc.name=ln and evt.type=symlinkat and evt.dir=<", "%evt.rawres %evt.arg.target %evt.arg.linkpath", "0 made /srv/work/soft"),
-    ("proc.name=chmod and evt.type=fchmodat and evt.dir=<", "%evt.rawres %evt.args", "0 res=0 dirfd=-100(AT_FDCWD) filename=made(/srv/work/made) mode=0640(S_IRGRP|S_IWUSR|S_IRUSR) "),
-    ("proc.name=mv and evt.type=renameat2 and evt.dir=<", "%evt.rawres %evt.arg.oldpath %evt.arg.newpath", "0 /srv/work/made /srv/work/mo ved"),
-    ("proc.name=rm and evt.type=unlinkat and evt.dir=< and evt.arg.name=/srv/work/soft", "%evt.rawres %evt.arg.name", "0 /srv/work/soft"),
+    ("proc.name=ln and evt.type=symlinkat and evt.dir=<", "%evt.rawres %evt.arg.target %evt.arg.linkpath", "0 made /srv/scap/soft"),
+    ("proc.name=chmod and evt.type=fchmodat and evt.dir=<", "%evt.rawres %evt.args", "0 res=0 dirfd=-100(AT_FDCWD) filename=made(/srv/scap/made) mode=0640(S_IRGRP|S_IWUSR|S_IRUSR) "),
+    ("proc.name=mv and evt.type=renameat2 and evt.dir=<", "%evt.rawres %evt.arg.oldpath %evt.arg.newpath", "0 /srv/scap/made /srv/scap/mo ved"),
+    ("proc.name=rm and evt.type=unlinkat and evt.dir=< and evt.arg.name=/srv/scap/soft", "%evt.rawres %evt.arg.name", "0 /srv/scap/soft"),
     ("proc.name=cat and evt.failed=true", "%evt.type %evt.rawres %evt.res %evt.arg.name", "openat -2 ENOENT /nowhere"),
     ("proc.name=perl and evt.type=bind and evt.dir=<", "%evt.rawres %evt.arg.addr", "0 127.0.0.1:4242"),
     ("proc.name=perl and evt.type=accept and evt.dir=< and fd.sport=4242", "%fd.cip %fd.sip %fd.type", "127.0.0.1 127.0.0.1 ipv4"),
@@ -113,7 +113,7 @@ const FACTS: [(&str, &str, &str); 20] = [
     ("proc.name=perl and evt.type=write and evt.dir=< and fd.type=ipv4", "%evt.rawres %evt.arg.data", "5 knock"),
     ("proc.name=perl and evt.type=kill and evt.dir=>", "%evt.arg.sig", "SIGKILL"),
     ("proc.name=perl and evt.type=read and evt.dir=< and fd.type=pipe", "%evt.rawres %evt.arg.data", "7 through"),
-    ("proc.name=rmdir and evt.type=rmdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /srv/work"),
+    ("proc.name=rmdir and evt.type=rmdir and evt.dir=<", "%evt.rawres %evt.arg.path", "0 /srv/scap"),
     ("proc.name=env and evt.type=execve and evt.dir=<", "%proc.exepath %proc.cmdline %user.name %proc.cwd", "/usr/bin/env env LAST=yes sh -c exit 3 root /srv/"),
     ("proc.name=sh and evt.type=execve and evt.dir=< and proc.env contains LAST=yes", "%proc.cmdline %evt.rawres", "sh -c exit 3 0"),
     ("proc.name=sh and evt.type=procexit and evt.arg.ret=3", "%proc.cmdline %evt.arg.sig", "sh -c exit 3 0"),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::decoy::{self, wait_for_banner};
 use crate::honeynet::{ADDRESS, COMMAND_LIMIT, Honeynet, decoy_domain};
 use crate::project;
-use crate::sample::Samples;
+use crate::sample::{Samples, milliseconds};
 use crate::table::{Must, Row};
 
 /// Clones of each kind that are timed, one after the other.
@@ -158,8 +158,4 @@ fn cpu_s(pid: u64) -> anyhow::Result<f64> {
     let fields: Vec<&str> = stat.rsplit_once(')').context("no stat")?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).context("a short stat")?.parse::<f64>().context("a number");
     Ok((ticks(11)? + ticks(12)?) / 100.0)
-}
-
-fn milliseconds(from: Instant, to: Instant) -> f64 {
-    to.duration_since(from).as_secs_f64() * 1e3
 }

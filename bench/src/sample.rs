@@ -1,6 +1,7 @@
 //! Repetitions of measurements by name, and their medians.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
@@ -43,6 +44,11 @@ impl Samples {
         let values = self.by_name.get(name).with_context(|| format!("{name} was not measured"))?;
         values.iter().copied().min_by(f64::total_cmp).with_context(|| format!("{name} was not measured"))
     }
+}
+
+/// From one moment to a later one.
+pub fn milliseconds(from: Instant, to: Instant) -> f64 {
+    to.duration_since(from).as_secs_f64() * 1e3
 }
 
 /// The middle value; none of none.

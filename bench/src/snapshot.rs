@@ -15,7 +15,7 @@ use crate::honeynet::{ADDRESS, COMMAND_LIMIT, Honeynet, decoy_domain};
 use crate::peer_network::PeerNetwork;
 use crate::project;
 use crate::qemu::{Access, Machine, Qemu};
-use crate::sample::Samples;
+use crate::sample::{Samples, milliseconds};
 use crate::table::{Must, QEMU, Row};
 
 /// Snapshots of each kind.
@@ -128,10 +128,6 @@ fn peer_side(decoy: &Decoy, samples: &mut Samples) -> anyhow::Result<()> {
         samples.add("banner", milliseconds(qemu.started, banner));
     }
     Ok(())
-}
-
-fn milliseconds(from: Instant, to: Instant) -> f64 {
-    to.duration_since(from).as_secs_f64() * 1e3
 }
 
 /// A qcow2 over the image: QEMU keeps its snapshots in such a file.

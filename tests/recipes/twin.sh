@@ -1,8 +1,8 @@
 # What an intruder's shell does: files, pipes, programs that are there and that are not. Every pipe is written once, so that no read depends
 # on who was faster.
 cd /srv
-mkdir work
-cd work
+mkdir twin
+cd twin
 echo one > a
 cat a
 cp a b
@@ -23,7 +23,7 @@ cat /nowhere
 id -u
 printf 'say "\\t\033[1m%s"\n' a > 'name with "quotes"'
 rm -f hard soft c d
-rmdir work2
+rmdir twin2
 perl /opt/twin.pl
-rm -rf /srv/work
+rm -rf /srv/twin
 exit 3

@@ -1,12 +1,13 @@
 //! A real guest: Debian's kernel, busybox's shell on the console, driven through `honeynet console`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use decoys::initramfs;
 use decoys::kernel::{self, Kernel};
 use decoys::progress::Silent;
+use decoys::recipe::Recipe;
 
 use super::Honeynet;
 use super::shell::Shell;
@@ -20,6 +21,24 @@ pub fn debian_kernel() -> Kernel {
 /// Where kernels and images are kept between runs.
 pub fn cache() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache/honeynet")
+}
+
+/// Has `honeynet up` find Debian's kernel and the images of these recipes of the project in the cache of this user.
+pub fn give_images(honeynet: &Honeynet, recipes: &[&str]) {
+    let folder = recipes_folder();
+    for name in recipes {
+        let recipe = Recipe::load(&folder.join(format!("{name}.toml"))).unwrap();
+        decoys::image::build(&recipe, &folder, &debian_kernel(), &cache(), &Silent).unwrap();
+    }
+    std::fs::create_dir_all(honeynet.path("state")).unwrap();
+    for folder in ["kernels", "images"] {
+        std::os::unix::fs::symlink(cache().join(folder), honeynet.path("state").join(folder)).unwrap();
+    }
+}
+
+/// Where the project's recipes are.
+pub fn recipes_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("decoys/recipes")
 }
 
 /// Writes `k` (the kernel) and `i` (an initramfs with a shell) beside the honeynet file.
