@@ -38,13 +38,13 @@ while [ ! -b "$root" ] && [ "$tries" -lt 500 ]; do
     /bin/busybox usleep 10000
     tries=$((tries + 1))
 done
-if ! /bin/busybox mount -t ext4 -o "$mode" "$root" /root; then
+if ! /bin/busybox mount -t ext4 -o "$mode" "$root" /disk; then
     echo "initramfs: cannot mount $root" >&2
     exec /bin/busybox poweroff -f
 fi
 /bin/busybox umount /proc
-/bin/busybox mount -o move /dev /root/dev
-exec /bin/busybox switch_root /root /sbin/init
+/bin/busybox mount -o move /dev /disk/dev
+exec /bin/busybox switch_root /disk /sbin/init
 "#;
 
 /// A shell on the console.
@@ -100,7 +100,7 @@ pub fn for_decoys(busybox: &Path, modules_dir: &Path) -> Result<Vec<u8>, Initram
 /// busybox or a module is not there.
 pub fn for_disk(busybox: &Path, modules_dir: &Path, modules: &[&str]) -> Result<Vec<u8>, InitramfsError> {
     let mut archive = Archive::default();
-    archive.folders(&["bin", "dev", "proc", "root"])?;
+    archive.folders(&["bin", "dev", "proc", "disk"])?;
     archive.entry("bin/busybox", PROGRAM_MODE, &read(busybox)?, (0, 0))?;
     archive.entry("init", PROGRAM_MODE, INIT.as_bytes(), (0, 0))?;
     archive.modules(modules_dir, modules)?;
