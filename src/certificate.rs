@@ -1,12 +1,12 @@
 //! The dashboard's certificate where it listens beyond loopback: self-signed, made once. Whoever has a better one puts it in its place.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 
+use crate::secret;
 use crate::state::State;
 
 /// Why there is no certificate.
@@ -42,7 +42,7 @@ pub fn load_or_make(
     }
     let (certificate_pem, key_pem) = make(listen, names)?;
     for (path, text) in [(&key, &key_pem), (&certificate, &certificate_pem)] {
-        write(state, path, text).map_err(|error| file(path, error))?;
+        secret::write(state, path, text.as_bytes()).map_err(|error| file(path, error))?;
     }
     Ok((certificate_pem, key_pem))
 }
@@ -67,16 +67,6 @@ fn addresses(listen: SocketAddr) -> Vec<IpAddr> {
         .iter()
         .flat_map(|interface| interface.ips.iter().map(|net| net.ip()))
         .collect()
-}
-
-fn write(state: &State, path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        state.make(folder)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `honeynet.toml`: decoys, network, published ports, containment, dashboard. Checked whole before anything starts. Pure.
 
+mod migration;
 mod pool;
 mod snapshot;
 
@@ -13,6 +14,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::domain_file::{self, vif};
+pub use migration::{Migration, Peer};
 pub use pool::Pool;
 pub use snapshot::{Cause, Period, SnapshotRule};
 
@@ -39,6 +41,8 @@ pub struct HoneynetFile {
     pub network: Network,
     /// `[dashboard]`.
     pub dashboard: Dashboard,
+    /// `[migration]`.
+    pub migration: Migration,
     /// `[[decoy]]`, one a machine.
     #[serde(rename = "decoy")]
     pub decoys: Vec<Decoy>,
@@ -305,6 +309,7 @@ pub fn parse(text: &str) -> Result<HoneynetFile, HoneynetFileError> {
     check_network(&file.network)?;
     check_dashboard(&file.dashboard)?;
     check_decoys(&file)?;
+    file.migration.check()?;
     if file.snapshots.len() > snapshot::RULES_MAX {
         return Err(HoneynetFileError::TooMany { limit: snapshot::RULES_MAX, what: "snapshot rules" });
     }

@@ -3,14 +3,12 @@
 //! The supervisor draws the password, `up` prints it. In between it lies in a file that only root can read, and that goes with the
 //! printing.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::{self, ErrorKind};
 
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, SaltString};
 
+use crate::secret;
 use crate::state::State;
 
 /// Without letters and digits that look like each other.
@@ -50,8 +48,8 @@ pub fn hash(state: &State) -> Result<String, PasswordError> {
     let hash = Argon2::default().hash_password(password.as_bytes(), &salt).map_err(PasswordError::Hash)?;
     let hash = hash.to_string();
     // A first password without its hash is written over; a hash without its password would lock everybody out.
-    write(state, &state.first_password(), &password)?;
-    write(state, &state.password(), &hash)?;
+    secret::write(state, &state.first_password(), password.as_bytes())?;
+    secret::write(state, &state.password(), hash.as_bytes())?;
     Ok(hash)
 }
 
@@ -77,7 +75,7 @@ pub fn api_token(state: &State) -> Result<String, PasswordError> {
         Err(error) => return Err(error.into()),
     }
     let token = hex::encode(random::<TOKEN_BYTES>()?);
-    write(state, &path, &token)?;
+    secret::write(state, &path, token.as_bytes())?;
     Ok(token)
 }
 
@@ -85,18 +83,6 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], PasswordError> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).map_err(PasswordError::Random)?;
     Ok(bytes)
-}
-
-/// A file of one line that only its owner reads; it is there whole or not at all.
-fn write(state: &State, path: &Path, line: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        state.make(folder)?;
-    }
-    let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
-    writeln!(file, "{line}")?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

@@ -84,6 +84,16 @@ impl State {
         self.root.join("images")
     }
 
+    /// Identity of this honeynet to those that domains move to and come from, and what became of each migration.
+    pub fn migration(&self) -> PathBuf {
+        self.root.join("migration")
+    }
+
+    /// Layers of domains that are on their way here.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
     /// Captures of each domain.
     pub fn pcap(&self) -> PathBuf {
         self.root.join("pcap")

@@ -104,6 +104,10 @@ event_ids! {
     CaseCreated = "case.created", Notice;
     /// A snapshot of a domain was taken.
     SnapshotTaken = "snapshot.taken", Notice;
+    /// A domain went on at another host, or came from one.
+    DomainMigrated = "domain.migrated", Notice;
+    /// A domain was to go on at another host, and does not.
+    MigrationFailed = "migration.failed", Warning;
     /// A source got a clone of its own.
     PoolAssigned = "pool.assigned", Notice;
     /// A clone went.

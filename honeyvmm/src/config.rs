@@ -38,8 +38,10 @@ pub struct DomainConfig {
     pub renewed: Vec<(u64, u64)>,
     /// The vcpus do not run until they are told to.
     pub parked: bool,
-    /// RAM: a memfd of `memory_mib` MiB; with `state_fd`, the file that holds what it held, which is not written.
+    /// RAM, of `memory_mib` MiB.
     pub ram_fd: RawFd,
+    /// What that is.
+    pub ram: RamKind,
     /// Diffs that are read into RAM before it goes on, the oldest first; with `state_fd` only.
     pub ram_diffs: Vec<RamDiff>,
     /// The shim's memory: a memfd of [`crate::shim::Layout::shim_bytes`] bytes.
@@ -62,6 +64,16 @@ pub struct DomainConfig {
     pub vifs: Vec<VifConfig>,
     /// The domain's own user and group, taken after start. `None` keeps the caller's (tests without root only).
     pub uid: Option<u32>,
+}
+
+/// What a domain's RAM is handed in as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RamKind {
+    /// A memfd of the domain's own.
+    Own,
+    /// The file of a snapshot: it is mapped privately and never written.
+    Snapshot,
 }
 
 /// Pages of RAM that differ from what lies below.

@@ -89,6 +89,34 @@ pub fn host(leaf: u32, subleaf: u32) -> Registers {
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
+/// Registers of leaves that say what a guest may execute: leaf, subleaf, register.
+const FEATURE_WORDS: [(u32, u32, usize); 10] = [
+    (1, 0, 2),
+    (1, 0, 3),
+    (7, 0, 1),
+    (7, 0, 2),
+    (7, 0, 3),
+    (7, 1, 0),
+    (0xd, 0, 0),
+    (0xd, 1, 0),
+    (0x8000_0001, 0, 2),
+    (0x8000_0001, 0, 3),
+];
+
+/// What a guest on this processor may have come to rely on: a bit a feature, in an order that stays.
+#[must_use]
+pub fn features() -> [u32; FEATURE_WORDS.len()] {
+    let place = Place { vcpu: 0, vcpus: 1 };
+    FEATURE_WORDS
+        .map(|(leaf, subleaf, register)| guest_view(leaf, subleaf, place, host(leaf, subleaf))[register])
+}
+
+/// Whether a processor with these features has all of those.
+#[must_use]
+pub fn has(features: &[u32], wanted: &[u32]) -> bool {
+    features.len() == wanted.len() && features.iter().zip(wanted).all(|(here, wanted)| wanted & !here == 0)
+}
+
 fn filter_entry(entry: &kvm_cpuid_entry2, place: Place) -> kvm_cpuid_entry2 {
     let mut out = *entry;
     let host = [entry.eax, entry.ebx, entry.ecx, entry.edx];
@@ -114,6 +142,16 @@ pub fn filter_for_user(supported: &CpuId, backend: Backend, place: Place) -> Cpu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_processor_has_its_own_features_and_no_others() {
+        let here = features();
+        assert!(has(&here, &here) && has(&here, &[0; 10]));
+        let mut more = here;
+        more[0] |= !here[0];
+        assert!(!has(&here, &more));
+        assert!(!has(&here, &here[1..]));
+    }
 
     const FIRST: Place = Place { vcpu: 0, vcpus: 1 };
 

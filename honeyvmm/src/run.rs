@@ -15,7 +15,7 @@ use memmap2::Mmap;
 use vifport::{Endpoint, PortFds, Side};
 
 use crate::blkback::{BlkDevice, Blkback, Vdev, VdevError};
-use crate::config::{DiskConfig, DomainConfig, RamDiff, VifConfig};
+use crate::config::{DiskConfig, DomainConfig, RamDiff, RamKind, VifConfig};
 use crate::confine::{ConfineError, confine, prepare};
 use crate::control::{Voice, serve};
 use crate::device::Reports;
@@ -180,9 +180,9 @@ fn build(config: &DomainConfig, reports: &Arc<dyn Reports>) -> Result<Machine, R
 
 fn make(config: &DomainConfig, reports: &Arc<dyn Reports>, origin: Origin<'_>) -> Result<Machine, RunError> {
     let (ram, ram_bytes) = (owned(config.ram_fd), config.memory_mib << 20);
-    let ram = match origin {
-        Origin::Boot(_) => Region::from_memfd(ram, Gpa(0), ram_bytes)?,
-        Origin::Saved(_) => Region::from_snapshot(ram, Gpa(0), ram_bytes)?,
+    let ram = match config.ram {
+        RamKind::Own => Region::from_memfd(ram, Gpa(0), ram_bytes)?,
+        RamKind::Snapshot => Region::from_snapshot(ram, Gpa(0), ram_bytes)?,
     };
     config.ram_diffs.iter().try_for_each(|diff| read_diff(&ram, *diff))?;
     for (gpa, bytes) in &config.renewed {

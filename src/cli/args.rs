@@ -195,6 +195,17 @@ pub enum Command {
         /// The folder that is made.
         folder: PathBuf,
     },
+    /// Move a running domain to another honeynet; it stands still for a moment, and its connections live on.
+    #[command(after_help = "Example: honeynet migrate ssh-server backup")]
+    Migrate {
+        /// Name or number.
+        name: String,
+        /// Where to: a [[migration.peer]] of the honeynet file.
+        host: String,
+    },
+    /// Print what other honeynets know this one by: the fingerprint for their [[migration.peer]].
+    #[command(after_help = "Example: honeynet fingerprint")]
+    Fingerprint,
     /// File integrity: what changed on a decoy's disk.
     #[command(subcommand, after_help = "Example: honeynet fim check ssh-server")]
     Fim(Fim),
@@ -245,6 +256,9 @@ pub enum Command {
     /// The web pages.
     #[command(hide = true)]
     Dashboard(Child),
+    /// Who carries a migration.
+    #[command(hide = true)]
+    Carrier(Child),
 }
 
 /// Words about snapshots and saved domains.

@@ -68,6 +68,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Save { name, folder } => {
             out.tree(&ask(Request::Save { name, folder: std::path::absolute(folder)? })?)
         }
+        Command::Migrate { name, host } => out.tree(&ask(Request::Migrate { name, to: host })?),
+        Command::Fingerprint => reports::fingerprint(&state, &out),
         Command::OfSnapshots(word) => snapshots::run(&state, &file, &out, word),
         Command::Pull { name, reason } => out.tree(&ask(Request::Pull { name, reason })?),
         Command::Snapshot { name, diff, reason } => out.tree(&ask(Request::Snapshot { name, diff, reason })?),
@@ -86,5 +88,6 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Netwatch(child) => roles::netwatch(&child),
         Command::Logsink(child) => roles::logsink(&child),
         Command::Dashboard(child) => roles::dashboard(&child),
+        Command::Carrier(child) => roles::carrier(&child),
     }
 }

@@ -9,7 +9,17 @@ use super::Failure;
 use super::args::Events;
 use super::domains::{Printer, print};
 use crate::doctor;
+use crate::migration::Identity;
 use crate::state::State;
+
+/// What other honeynets know this one by.
+pub fn fingerprint(state: &State, out: &Printer) -> Result<(), Failure> {
+    let fingerprint = Identity::load_or_make(state)?.fingerprint()?;
+    match out.json {
+        true => out.done(&json!({ "fingerprint": fingerprint })),
+        false => print(&format!("{fingerprint}\n")),
+    }
+}
 
 /// `doctor`: one line for each thing, and a failure where one is wrong.
 pub fn doctor(state: &State, out: &Printer) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::Child;
 use super::{Failure, up};
+use crate::carrier::{self, CarrierProcess};
 use crate::honeynet_file::HoneynetFile;
 use crate::jail;
 use crate::state::State;
@@ -74,6 +75,14 @@ pub fn observer(child: &Child) -> Result<(), Failure> {
         Some(config) => Ok(introspect::observer::run(config, kernel)?),
         None => Ok(()),
     }
+}
+
+/// Who carries a migration.
+pub fn carrier(child: &Child) -> Result<(), Failure> {
+    log_to_stderr();
+    let process: CarrierProcess = configuration(child)?;
+    jail::enter(&process.jail)?;
+    Ok(carrier::run(process)?)
 }
 
 fn configuration<T: DeserializeOwned>(child: &Child) -> Result<T, Failure> {

@@ -8,4 +8,7 @@ mod domain;
 pub mod syntax;
 pub mod vif;
 
-pub use domain::{DomainFile, DomainFileError, MEMORY_MAX_MIB, OnExit, Parsed, VCPUS_MAX, is_name, parse};
+pub use domain::{
+    DEVICES_MAX, DomainFile, DomainFileError, MEMORY_MAX_MIB, MEMORY_MIN_MIB, OnExit, Parsed, VCPUS_MAX,
+    is_name, parse,
+};

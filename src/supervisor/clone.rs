@@ -10,9 +10,9 @@ use introspect::symbols::random_state::RandomStateError;
 use introspect::symbols::{Symbols, SymbolsError};
 use serde_json::{Value, json};
 
+use super::beginning::{Beginning, Origin};
 use super::domain::Domain;
 use super::house::{House, HouseError};
-use super::launch::Beginning;
 use super::network::Seat;
 use super::protocol::CloneRequest;
 use super::saved::{self, Saved};
@@ -110,8 +110,8 @@ impl Golden {
                 Seat::Pool { .. } | Seat::Own => None,
             };
         }
-        let (saved, renewed) = (Some(Arc::clone(&self.saved)), self.renewed.clone());
-        house.build(file, manifest.folder.clone(), uuid, Beginning { saved, renewed, parked, seat })
+        let (origin, renewed) = (Origin::Saved(Arc::clone(&self.saved)), self.renewed.clone());
+        house.build(file, manifest.folder.clone(), uuid, Beginning { origin, renewed, parked, seat })
     }
 }
 

@@ -14,6 +14,7 @@ use super::cgroup::MemoryGroup;
 use super::console::Console;
 use super::control::{Control, ExitReason, Notice};
 use super::copying::Copies;
+use super::network::Seat;
 use super::observer::Observer;
 use super::ram::Ram;
 use super::resources::Disk;
@@ -67,6 +68,8 @@ pub struct Domain {
     pub uuid: [u8; 16],
     /// MAC addresses of its vifs.
     pub macs: Vec<String>,
+    /// What its first vif is in the switch.
+    pub seat: Seat,
     /// The kernel that it was built from, also if its path leads elsewhere by now.
     pub kernel: File,
     /// RAM, to be read from outside.
@@ -121,6 +124,7 @@ impl Domain {
         folder: PathBuf,
         uuid: [u8; 16],
         macs: Vec<String>,
+        seat: Seat,
         kernel: File,
         ram: Arc<Ram>,
         disks: Vec<Disk>,
@@ -149,6 +153,7 @@ impl Domain {
             folder,
             uuid,
             macs,
+            seat,
             kernel,
             ram,
             disks,

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::announce::Announcer;
+use super::beginning::Beginning;
 use super::clone::CloneError;
 use super::console::ConsoleError;
 use super::control::ControlError;
@@ -18,7 +19,8 @@ use super::copying::CopyError;
 use super::core;
 use super::domain::{Domain, Ending, Life};
 use super::evidence::EvidenceError;
-use super::launch::{self, Beginning, LaunchError, Plan};
+use super::launch::{self, LaunchError, Plan};
+use super::migrate::{MigrateError, Migration, Moved};
 use super::network::{Network, SwitchError};
 use super::pool::{self, PoolError, Pools};
 use super::protocol::Create;
@@ -107,6 +109,9 @@ pub enum HouseError {
     /// Nothing was cloned.
     #[error(transparent)]
     Clone(#[from] CloneError),
+    /// A domain does not move.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// A domain was not copied.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -133,6 +138,8 @@ pub struct House {
     pub services: Arc<Services>,
     /// Where browsers find the dashboard.
     pub dashboard_url: String,
+    /// Honeynets that domains move to and come from.
+    pub migration: Migration,
     /// Machines for attackers.
     pub pools: Pools,
     spares: Spares,
@@ -158,6 +165,7 @@ impl House {
         announcer: Arc<Announcer>,
         network: Arc<Network>,
         services: Arc<Services>,
+        migration: Migration,
         dashboard_url: String,
     ) -> Arc<House> {
         let (spares, domains) = (Spares::new(state.run()), Mutex::default());
@@ -167,6 +175,7 @@ impl House {
             network,
             services,
             dashboard_url,
+            migration,
             pools: Pools::default(),
             spares,
             domains,
@@ -189,6 +198,7 @@ impl House {
     /// Builds and starts a domain.
     pub fn create(self: &Arc<House>, create: Create) -> Result<Value, HouseError> {
         let parsed = domain_file::parse(&create.file)?;
+        Moved::of(&self.state, &parsed.file.name).must_not()?;
         let uuid = parsed.file.uuid.unwrap_or_else(uuid::random);
         let domain = self.build(parsed.file, create.folder, uuid, Beginning::default())?;
         if create.paused {
@@ -211,15 +221,12 @@ impl House {
         let domid = self.reserve(&name)?;
         let house = Arc::clone(self);
         // One that is booted takes so long that its process may start with it.
-        let process = match beginning.saved {
-            Some(_) => self.spares.domain(),
-            None => self.spares.fresh_domain(),
-        };
+        let goes_on = beginning.origin.goes_on();
+        let process = if goes_on { self.spares.domain() } else { self.spares.fresh_domain() };
         let process = process.map_err(|source| {
             self.table().building.retain(|building| *building != name);
             LaunchError::Step { name: name.clone(), step: "start its process", source }
         })?;
-        let was_saved = beginning.saved.is_some();
         let plan = Plan { domid, process, file, folder, uuid, beginning };
         let launched = launch::launch(
             &self.state,
@@ -242,7 +249,7 @@ impl House {
         }
         write_addresses(&self.state, &table);
         drop(table);
-        if was_saved {
+        if goes_on {
             self.prepare();
         }
         let started = Event::new(EventId::DomainStarted, Timestamp::now()).domain(name, Some(domid));

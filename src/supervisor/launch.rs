@@ -14,13 +14,14 @@ use honeyvmm::shim::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::announce::Announcer;
+use super::beginning::Beginning;
 use super::cgroup::MemoryGroup;
 use super::console::{Console, LOG_BYTES_MAX, LimitedLog};
 use super::control::{Control, ControlReader};
 use super::copying::Copies;
 use super::core;
 use super::domain::{Domain, Life};
-use super::network::{Network, Seat, SwitchError};
+use super::network::{Network, SwitchError};
 use super::nursery::Spare;
 use super::observer::{Observer, Sight};
 use super::plugs::Plugs;
@@ -35,9 +36,6 @@ use crate::state::State;
 
 /// How long a domain process may take until its first vcpu runs; a big kernel on a loaded host takes a second.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// When a domain's observer starts.
-const OBSERVED_AFTER: Duration = Duration::from_secs(1);
 
 /// What the child of role `honeyvmm` reads at first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,19 +108,6 @@ pub struct Plan {
     pub beginning: Beginning,
 }
 
-/// How a domain begins: with its kernel's first instruction, unless it was saved.
-#[derive(Clone, Default)]
-pub struct Beginning {
-    /// It goes on where it was saved.
-    pub saved: Option<Arc<Saved>>,
-    /// RAM that random bytes are written over before that, by guest-physical address and length.
-    pub renewed: Vec<(u64, u64)>,
-    /// It stands until it is unpaused.
-    pub parked: bool,
-    /// What its first vif is in the switch.
-    pub seat: Seat,
-}
-
 /// Builds the domain and waits until its first vcpu runs. `ended` is called when its process is gone, also where this fails.
 pub fn launch(
     state: &State,
@@ -151,10 +136,7 @@ pub fn launch(
     let (config, descriptors) =
         configuration(state, &plan, &parts, child).map_err(step("write its configuration"))?;
 
-    let observers = match plan.beginning.saved {
-        Some(_) => spares.observers(&parts.kernel),
-        None => spares.fresh_observers(&parts.kernel),
-    };
+    let observers = plan.beginning.origin.observers(spares, &parts.kernel);
     let sight = Sight {
         name: name.clone(),
         domid,
@@ -176,6 +158,7 @@ pub fn launch(
         folder,
         uuid,
         macs,
+        beginning.seat.clone(),
         parts.kernel,
         parts.ram,
         parts.disks,
@@ -227,13 +210,12 @@ fn find_ram(domain: &Domain, pid: u32) -> io::Result<()> {
     })
 }
 
-/// It stands, or it runs; somebody looks at it. A kernel that boots wants the processor for itself, and no service listens yet.
+/// It stands, or it runs; somebody looks at it.
 fn begun(domain: &Arc<Domain>, beginning: &Beginning) {
     if beginning.parked {
         domain.set_life(Life::Paused);
     }
-    let after = beginning.saved.as_ref().map_or(OBSERVED_AFTER, |_| Duration::ZERO);
-    observe(domain, after);
+    observe(domain, beginning.origin.observed_after());
 }
 
 /// Has somebody look at the domain, after a while.
@@ -278,21 +260,11 @@ impl Parts {
         };
         let ramdisk = file.ramdisk.as_ref();
         let kvm = resources::kvm()?;
-        let (bytes, shim) = (file.memory_mib << 20, resources::shim(file.memory_mib)?);
-        let (ram, disks) = match &plan.beginning.saved {
-            None => {
-                let ram = Ram::booted(resources::ram(file.memory_mib)?, bytes);
-                (ram, resources::disks(file, &plan.folder, own)?)
-            }
-            Some(saved) => {
-                resources::available(file.memory_mib)?;
-                saved.fill_shim(&shim)?;
-                let frozen = |vdev: &str| saved.layers(vdev);
-                let disks = resources::restored_disks(file, &plan.folder, own, &frozen)?;
-                (Ram::restored(saved.ram()?, bytes), disks)
-            }
-        };
-        let (copies, dirty) = Copies::new(file.memory_mib, &disks, plan.beginning.saved.clone())?;
+        let shim = resources::shim(file.memory_mib)?;
+        let origin = &plan.beginning.origin;
+        let ram = origin.ram(file, &shim)?;
+        let disks = origin.disks(file, &plan.folder, own)?;
+        let (copies, dirty) = Copies::new(file.memory_mib, &disks, origin.saved().cloned())?;
         Ok(Parts {
             kernel: resources::open("kernel", &plan.folder.join(kernel))?,
             ramdisk: ramdisk.map(|path| resources::open("ramdisk", &plan.folder.join(path))).transpose()?,
@@ -337,7 +309,8 @@ fn configuration(
     child: Child,
 ) -> io::Result<(DomainConfig, Descriptors)> {
     let mut hand = Hand { descriptors: plan.process.descriptors() };
-    let saved = plan.beginning.saved.as_deref();
+    let origin = &plan.beginning.origin;
+    let saved = origin.saved().map(Arc::as_ref);
     let domain = DomainConfig {
         name: plan.file.name.clone(),
         domid: plan.domid,
@@ -350,10 +323,11 @@ fn configuration(
         backend: parts.backend,
         kernel_fd: hand.descriptors.hand_copy(&parts.kernel)?,
         ramdisk_fd: parts.ramdisk.as_ref().map(|file| hand.descriptors.hand_copy(file)).transpose()?,
-        state_fd: saved.map(|saved| hand.descriptors.hand_copy(&saved.state)).transpose()?,
+        state_fd: origin.state().map(|state| hand.descriptors.hand_copy(state)).transpose()?,
         renewed: plan.beginning.renewed.clone(),
         parked: plan.beginning.parked,
         ram_fd: hand.descriptors.hand_copy(parts.ram.file())?,
+        ram: origin.ram_kind(),
         ram_diffs: hand.diffs(saved)?,
         shim_fd: hand.descriptors.hand_copy(&parts.shim)?,
         dirty_fd: Some(hand.descriptors.hand_copy(&parts.dirty)?),

@@ -4,6 +4,7 @@
 //! memory and parses nothing that a guest wrote but the short lines of the control socket.
 
 mod announce;
+mod beginning;
 mod cgroup;
 mod client;
 mod clone;
@@ -17,6 +18,7 @@ mod evidence;
 mod house;
 mod launch;
 mod logsink;
+mod migrate;
 mod network;
 mod nursery;
 mod observer;
@@ -36,6 +38,7 @@ mod spares;
 pub use dashboard::DashboardProcess;
 pub use launch::DomainProcess;
 pub use logsink::LogsinkProcess;
+pub use migrate::MigrateError;
 pub use network::remove_left_over;
 pub use nursery::wait_for_work;
 pub use observer::ObserverProcess;

@@ -248,6 +248,12 @@ impl Network {
         (first + 1..last).rev().take(FREE_TRIES_MAX).map(Ipv4Addr::from).find(free)
     }
 
+    /// Whether it may be a domain's.
+    pub fn is_host(&self, address: Ipv4Addr) -> bool {
+        let edges = [self.home_net.network(), self.home_net.broadcast(), self.gateway];
+        self.home_net.contains(&address) && !edges.contains(&address)
+    }
+
     /// Hangs up on netwatch, which is its sign to end.
     pub fn hang_up(&self) {
         *self.link() = Link::Away;

@@ -130,6 +130,13 @@ pub enum Request {
         #[serde(default)]
         verify: bool,
     },
+    /// A domain goes on at another honeynet.
+    Migrate {
+        /// Name or number.
+        name: String,
+        /// A peer of the honeynet file.
+        to: String,
+    },
     /// Saved domains go on side by side.
     Clone(CloneRequest),
     /// Opens a pool of clones.
@@ -193,6 +200,9 @@ impl Request {
             }
             Request::Save { .. } => Err("domains are saved on the command line: honeynet save NAME DIR"),
             Request::Restore { .. } => Err("domains are restored on the command line: honeynet restore DIR"),
+            Request::Migrate { .. } => {
+                Err("domains are moved on the command line: honeynet migrate NAME HOST")
+            }
             Request::PoolOpen(_) => Err("pools are opened by honeynet up"),
             Request::Clone(_) => Err("domains are cloned on the command line: honeynet clone DIR"),
             Request::Create(_) => Err("domains are created on the command line: honeynet create FILE"),

@@ -142,7 +142,7 @@ fn plain_disk(spec: &DiskSpec, path: &Path) -> Result<Disk, ResourceError> {
 
 fn layered_disk(spec: &DiskSpec, path: &Path, own: &Path) -> Result<Disk, ResourceError> {
     let (base, base_bytes, id) = layers_base(path)?;
-    let layer_path = own.join(format!("{}.layer", spec.vdev));
+    let layer_path = layer_path(own, &spec.vdev);
     let wrong = |source| ResourceError::Layer { path: layer_path.clone(), source };
     let layer = open_layer(&layer_path)?;
     if layer.metadata().is_ok_and(|meta| meta.len() > 0) {
@@ -175,7 +175,7 @@ pub fn restored_disks(
         let (base, base_bytes, id) = layers_base(&path)?;
         let paths = frozen(&spec.vdev);
         let frozen = frozen_layers(&paths, base_bytes, id)?;
-        let layer_path = own.join(format!("{}.layer", spec.vdev));
+        let layer_path = layer_path(own, &spec.vdev);
         // Locked, if another domain has it.
         let_go(open_layer(&layer_path)?);
         put_aside(&layer_path)?;
@@ -185,6 +185,42 @@ pub fn restored_disks(
         Ok(Disk { spec: spec.clone(), base, frozen, layer: Some(layer) })
     };
     file.disks.iter().map(open).collect()
+}
+
+/// The disks of a domain that came from another host: its layers are brought into its folder from `layers`; what an earlier domain of its name
+/// left there is put aside.
+pub fn arrived_disks(
+    file: &DomainFile,
+    folder: &Path,
+    own: &Path,
+    layers: &Path,
+) -> Result<Vec<Disk>, ResourceError> {
+    for spec in file.disks.iter().filter(|spec| !spec.read_only) {
+        let path = layer_path(own, &spec.vdev);
+        let bring = || {
+            write_below(own, &spec.vdev, &[])?;
+            Ok(std::fs::rename(layer_path(layers, &spec.vdev), &path)?)
+        };
+        // Locked, if another domain has it.
+        let_go(open_layer(&path)?);
+        put_aside(&path)?;
+        bring().map_err(|source| ResourceError::Layer { path: path.clone(), source })?;
+    }
+    disks(file, folder, own)
+}
+
+/// A layer over this image, in a folder where a domain is in the making.
+pub fn arriving_layer(image: &Path, layers: &Path, vdev: &str) -> Result<Layer, ResourceError> {
+    let (_, base_bytes, id) = layers_base(image)?;
+    let path = layer_path(layers, vdev);
+    // Not locked: it is no domain's yet, and is opened anew when it is.
+    let opened = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(&path);
+    let layer = opened.map_err(DiskError::from).and_then(|file| Layer::create(file, base_bytes, id));
+    layer.map_err(|source| ResourceError::Layer { path, source })
+}
+
+fn layer_path(own: &Path, vdev: &str) -> PathBuf {
+    own.join(format!("{vdev}.layer"))
 }
 
 /// An image that is only read, its length, and what its layers are bound to.

@@ -20,6 +20,7 @@ use super::client;
 use super::dashboard::{DASHBOARD_UID, Dashboard, DashboardError};
 use super::house::House;
 use super::logsink::Logsink;
+use super::migrate::{self, MigrateError, Migration};
 use super::network::{NETWATCH_UID, Netwatch, Network, NetworkError};
 use super::on_alert;
 use super::protocol::Asker;
@@ -49,6 +50,9 @@ pub enum SupervisorError {
     /// It has no dashboard.
     #[error(transparent)]
     Dashboard(#[from] DashboardError),
+    /// It has no place among its peers.
+    #[error(transparent)]
+    Migration(#[from] MigrateError),
     /// It has no voice.
     #[error("the supervisor cannot tell events")]
     Announcer(#[source] EmitterError),
@@ -88,6 +92,8 @@ pub fn run(state: State, file: &HoneynetFile, folder: &Path) -> Result<(), Super
     let listener = listener.inspect_err(|_| close(&house))?;
     let watched = on_alert::watch(&house, &file.snapshots).map_err(step("watch for alerts"));
     watched.inspect_err(|_| close(&house))?;
+    let listening = migrate::listen(&house).map_err(step("listen for migrations"));
+    listening.inspect_err(|_| close(&house))?;
     house.announcer.line("the supervisor is ready");
     house.prepare();
     let clients = Clients { house: Arc::clone(&house), end, of_dashboard: Arc::default() };
@@ -138,11 +144,13 @@ fn open_house(
         std::fs::set_permissions(&shared, Permissions::from_mode(0o711)).map_err(step("open its folder"))?;
     }
     store::remove_unfinished(&state).map_err(step("take away what was not finished"))?;
+    migrate::remove_unfinished(&state).map_err(step("take away what did not come"))?;
     for private in [state.pcap(), state.root().join("spool")] {
         state.make(&private).map_err(step("make its folders"))?;
     }
     chown(state.pcap(), Some(NETWATCH_UID), Some(NETWATCH_UID)).map_err(step("give netwatch its folder"))?;
     let dashboard = Dashboard::prepare(&state, &file.dashboard)?;
+    let migration = Migration::prepare(&state, &file.migration)?;
     let network = Arc::new(Network::build(file, folder, &state)?);
     let logsink = Logsink::prepare(&state, Arc::clone(&network)).map_err(step("prepare logsink"))?;
     let announcer = Arc::new(Announcer::new(&state).map_err(SupervisorError::Announcer)?);
@@ -155,7 +163,7 @@ fn open_house(
         .map_err(step("give the dashboard its socket"))?;
     let url = dashboard.url();
     services.keep(Arc::new(dashboard)).map_err(step("start the dashboard"))?;
-    Ok((House::new(state, announcer, network, services, url), socket))
+    Ok((House::new(state, announcer, network, services, migration, url), socket))
 }
 
 /// The dashboard first, so that nobody asks any more; domains next, then what they spoke to; logsink last, so that it hears of all that.

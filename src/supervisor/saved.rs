@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::beginning::{Beginning, Origin};
 use super::domain::Domain;
 use super::house::{House, HouseError};
-use super::launch::Beginning;
 use super::snapshot::{self, Diff, Wanted};
 use crate::domain_file;
 pub use crate::snapshot::SavedError;
@@ -99,7 +99,8 @@ pub fn restore(
     let manifest = saved.manifest();
     let (mut file, uuid) = (manifest.domain.clone(), manifest.domain.uuid.unwrap_or_default());
     file.name = name.unwrap_or(file.name);
-    let beginning = Beginning { saved: Some(Arc::clone(&saved)), parked: paused, ..Beginning::default() };
+    let origin = Origin::Saved(Arc::clone(&saved));
+    let beginning = Beginning { origin, parked: paused, ..Beginning::default() };
     let domain = house.build(file, manifest.folder.clone(), uuid, beginning)?;
     if !verify_first {
         let (house, doubtful) = (Arc::clone(house), Arc::clone(&domain));

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub mod guest;
+pub mod hosts;
 pub mod shell;
 
 /// How long a test waits for what comes by itself; the machines are shared.
@@ -40,6 +41,8 @@ pub struct Honeynet {
     folder: TempDir,
     /// Name of its network namespace.
     pub namespace: String,
+    /// The network namespace of the host that it is on, if not the test's own.
+    pub host: Option<PathBuf>,
 }
 
 /// What a command did.
@@ -97,7 +100,7 @@ impl Honeynet {
         let dashboard = "dashboard = { listen = \"127.0.0.1:0\" }";
         let text = format!("rules = {rules:?}\n{dashboard}\n[network]\nnamespace = \"{namespace}\"\n{more}");
         std::fs::write(folder.path().join("honeynet.toml"), text).unwrap();
-        Honeynet { folder, namespace }
+        Honeynet { folder, namespace, host: None }
     }
 
     /// Its folder: honeynet.toml, domain files, and `state`.
@@ -112,9 +115,22 @@ impl Honeynet {
         path
     }
 
+    /// The binary, on its host.
+    pub fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_honeynet");
+        match &self.host {
+            None => Command::new(binary),
+            Some(host) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", host.display())).arg(binary);
+                command
+            }
+        }
+    }
+
     /// Runs the binary in its folder.
     pub fn run(&self, arguments: &[&str]) -> Done {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_honeynet"));
+        let mut command = self.command();
         command
             .current_dir(self.folder.path())
             .args(["--state", "state"])

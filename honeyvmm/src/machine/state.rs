@@ -74,6 +74,12 @@ impl ClockState {
         Self { system_time_ns: clock.now_ns(), wall_time_ns: wall_time_ns() }
     }
 
+    /// The same clock on a host that shows another time of day: it has stood for so long.
+    pub fn moved(&mut self, stood: Duration) {
+        let stood = u64::try_from(stood.as_nanos()).unwrap_or(u64::MAX);
+        self.wall_time_ns = wall_time_ns().saturating_sub(stood);
+    }
+
     /// What the clock would show if it had run on: the guest's wall clock is right, and its timers are due.
     pub fn system_time_now(&self) -> u64 {
         self.system_time_ns.saturating_add(wall_time_ns().saturating_sub(self.wall_time_ns))

@@ -117,10 +117,15 @@ pub struct Standing<'a> {
     pub rest: Rest,
 }
 
-impl Standing<'_> {
+impl<'a> Standing<'a> {
     /// How long it stands.
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// Whether it did before.
+    pub fn was_paused(&self) -> bool {
+        self.was_paused
     }
 
     /// Lets it go on; answers how long it stood.
@@ -136,6 +141,40 @@ impl Standing<'_> {
     /// It is not to go on here any more.
     pub fn stay(mut self) {
         self.hold = None;
+    }
+
+    /// From now on it goes on here only if it is told to: perhaps it does elsewhere.
+    pub fn still(mut self) -> Still<'a> {
+        Still { domain: self.domain, _hold: self.hold.take(), begun: self.begun, was_paused: self.was_paused }
+    }
+}
+
+/// A domain that stands, and goes on standing when this is dropped; nobody pauses it, or lets it go on, before that.
+pub struct Still<'a> {
+    domain: &'a Domain,
+    _hold: Option<MutexGuard<'a, ()>>,
+    begun: Instant,
+    was_paused: bool,
+}
+
+impl Still<'_> {
+    /// How long it stands.
+    pub fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Lets it go on.
+    pub fn go_on(self) -> Result<(), CopyError> {
+        if self.was_paused {
+            return Ok(());
+        }
+        let answer = self.domain.control.request("unpause");
+        answer.map(drop).map_err(|source| CopyError::Control { name: self.domain.name(), source })
+    }
+
+    /// It stands like one that somebody has paused.
+    pub fn leave_paused(self) {
+        self.domain.set_life(Life::Paused);
     }
 }
 
@@ -187,6 +226,16 @@ pub fn copy<'a>(
     standing.rest.shim = Memory::read(domain.observer.shim())
         .map_err(|source| CopyError::Memory { name: domain.name(), source })?;
     Ok(standing)
+}
+
+/// Sends the frozen layers of a domain's disks, the lowest first, which nobody writes: for a target to which all layers of a disk are one.
+pub fn send_frozen(domain: &Domain, target: &mut dyn Target) -> Result<(), CopyError> {
+    for (index, disk) in domain.disks().iter().filter(|disk| !disk.spec.read_only).enumerate() {
+        for layer in &disk.frozen {
+            source::send_layer(domain, index, disk, layer, target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Has the domain's process note no more what is written; at the end of a copy that no diff follows.

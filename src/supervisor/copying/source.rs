@@ -26,6 +26,26 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// So many bytes, all holes.
+    pub fn empty(bytes: u64) -> Memory {
+        Memory { bytes, runs: Vec::new() }
+    }
+
+    /// Adds a run behind those that are there; one that does not lie behind them, or not within, is refused.
+    pub fn push(&mut self, at: u64, run: Vec<u8>) -> io::Result<()> {
+        let end = self.runs.last().map_or(0, |(at, run)| at + run.len() as u64);
+        if at < end || at.saturating_add(run.len() as u64) > self.bytes {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.runs.push((at, run));
+        Ok(())
+    }
+
+    /// What is no hole.
+    pub fn runs(&self) -> &[(u64, Vec<u8>)] {
+        &self.runs
+    }
+
     /// What a file holds.
     pub fn read(file: &File) -> io::Result<Memory> {
         let read = |range: std::ops::Range<u64>| {
@@ -100,9 +120,7 @@ impl<'a> Source<'a> {
     ) -> Result<Written, CopyError> {
         self.take(turn)?;
         let disks = || {
-            let held = |(vdev, layer): &(String, LayerReader)| {
-                layer.held().map_err(|source| self.disk_error(vdev, source))
-            };
+            let held = |(vdev, layer): &(String, LayerReader)| layer.held().map_err(disk(self.domain, vdev));
             self.layers.iter().map(held).collect::<Result<Vec<_>, _>>()
         };
         let ram = &self.domain.ram;
@@ -130,13 +148,8 @@ impl<'a> Source<'a> {
     /// Sends these pages and clusters as they are now.
     pub fn send(&self, written: &Written, target: &mut dyn Target) -> Result<(), CopyError> {
         self.send_pages(&written.ram, (&self.ram.0, self.ram.1), target)?;
-        let mut bytes = vec![0; RUN_MAX * CLUSTER_BYTES as usize];
-        for (index, (set, (vdev, layer))) in written.disks.iter().zip(&self.layers).enumerate() {
-            for run in runs(set, RUN_MAX) {
-                let part = &mut bytes[..run.len() * CLUSTER_BYTES as usize];
-                layer.read(run.start as u64, part).map_err(|source| self.disk_error(vdev, source))?;
-                target.clusters(index, run.start as u64, part).map_err(|source| self.target_error(source))?;
-            }
+        for (index, (set, layer)) in written.disks.iter().zip(&self.layers).enumerate() {
+            send_clusters(self.domain, index, layer, set, target)?;
         }
         Ok(())
     }
@@ -151,18 +164,52 @@ impl<'a> Source<'a> {
         for run in runs(pages, RUN_MAX) {
             let part = &mut bytes[..run.len() * PAGE_BYTES as usize];
             file.read_exact_at(part, at + run.start as u64 * PAGE_BYTES).map_err(memory(self.domain))?;
-            target.pages(run.start as u64, part).map_err(|source| self.target_error(source))?;
+            target.pages(run.start as u64, part).map_err(broken(self.domain))?;
         }
         Ok(())
     }
+}
 
-    fn target_error(&self, source: io::Error) -> CopyError {
-        CopyError::Target { name: self.domain.name(), source }
-    }
+/// Sends all that a layer holds as clusters of this disk.
+pub fn send_layer(
+    domain: &Domain,
+    index: usize,
+    of: &Disk,
+    layer: &File,
+    target: &mut dyn Target,
+) -> Result<(), CopyError> {
+    let vdev = of.spec.vdev.clone();
+    let opened = layer.try_clone().map_err(Into::into).and_then(LayerReader::open);
+    let layer =
+        opened.map_err(|source| CopyError::Disk { name: domain.name(), vdev: vdev.clone(), source })?;
+    let held = layer.held().map_err(disk(domain, &vdev))?;
+    send_clusters(domain, index, &(vdev, layer), &held, target)
+}
 
-    fn disk_error(&self, vdev: &str, source: io::Error) -> CopyError {
-        CopyError::Disk { name: self.domain.name(), vdev: vdev.to_owned(), source: source.into() }
+fn send_clusters(
+    domain: &Domain,
+    index: usize,
+    (vdev, layer): &(String, LayerReader),
+    clusters: &FixedBitSet,
+    target: &mut dyn Target,
+) -> Result<(), CopyError> {
+    let mut bytes = vec![0; RUN_MAX * CLUSTER_BYTES as usize];
+    for run in runs(clusters, RUN_MAX) {
+        let part = &mut bytes[..run.len() * CLUSTER_BYTES as usize];
+        layer.read(run.start as u64, part).map_err(disk(domain, vdev))?;
+        target.clusters(index, run.start as u64, part).map_err(broken(domain))?;
     }
+    Ok(())
+}
+
+fn broken(domain: &Domain) -> impl Fn(io::Error) -> CopyError {
+    let name = domain.name();
+    move |source| CopyError::Target { name: name.clone(), source }
+}
+
+fn disk(domain: &Domain, vdev: &str) -> impl Fn(io::Error) -> CopyError {
+    let (name, vdev) = (domain.name(), vdev.to_owned());
+    move |source| CopyError::Disk { name: name.clone(), vdev: vdev.clone(), source: source.into() }
 }
 
 fn memory(domain: &Domain) -> impl Fn(io::Error) -> CopyError {

@@ -7,7 +7,7 @@ mod left;
 mod places;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -192,12 +192,22 @@ impl Pools {
         json!(pools.iter().map(|pool| pool.row()).collect::<Vec<_>>())
     }
 
+    /// Whether one of them answers at this address.
+    pub fn has_address(&self, address: Ipv4Addr) -> bool {
+        self.table().values().any(|pool| pool.address() == Some(address))
+    }
+
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Pool>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pool {
+    fn address(&self) -> Option<Ipv4Addr> {
+        let file = &self.golden.saved().manifest().domain;
+        file.vifs.first().and_then(|vif| vif.ip).or(file.address)
+    }
+
     fn row(&self) -> Value {
         let places = self.places();
         let clones: Vec<Value> = places
@@ -215,7 +225,7 @@ impl Pool {
         let limits = places.limits();
         json!({
             "pool": self.name,
-            "address": manifest.domain.vifs.first().and_then(|vif| vif.ip).or(manifest.domain.address),
+            "address": self.address(),
             "snapshot": manifest.uuid,
             "taken": clones.len(),
             "parked": places.parked(),
