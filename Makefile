@@ -6,7 +6,7 @@ PACKAGES_TEST  := e2fsprogs qemu-utils iproute2 mmdebstrap busybox-static tcpdum
 PACKAGES_RUN   := iproute2 mmdebstrap e2fsprogs busybox-static kmod
 # The peer, what compiles the bench's guest, and the clients.
 PACKAGES_BENCH := qemu-system-x86 qemu-utils libc6-dev iperf3 iputils-ping sshpass openssh-client
-BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk bench-introspect bench-smp bench-snapshot bench-clone
+BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk bench-introspect bench-smp bench-snapshot bench-clone bench-migrate
 
 # libFuzzer is C++.
 PACKAGES_FUZZ  := g++

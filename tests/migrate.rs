@@ -9,12 +9,12 @@ mod util;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use util::guest::Guest;
 use util::hosts::Hosts;
-use util::{Honeynet, kill, row_when, told, wait_for};
+use util::{Honeynet, kill, told, wait_for};
 
 const DECOY: &str = "10.77.0.10";
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -22,9 +22,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 const BUSY: &str = "mkdir -p /m /d; mount -t tmpfs none /m; mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; \
  dd if=/dev/urandom of=/m/pattern bs=1M count=16 2>/dev/null; sha256sum /m/pattern > /m/sum; \
  (i=0; while [ ! -e /m/stop ]; do i=$((i+1)); for d in /m /d; do head -c 100000 /dev/urandom > $d/f.new; \
-  sha256sum < $d/f.new > $d/s.new; mv $d/f.new $d/f.$((i%8)); mv $d/s.new $d/s.$((i%8)); done; echo $i > /m/count; done) >/dev/null 2>&1 &";
+  sha256sum < $d/f.new > $d/s.new; mv $d/f.new $d/f.$((i%8)); mv $d/s.new $d/s.$((i%8)); done; echo $i > /m/count; done) >/dev/null 2>&1 & busy=$!";
 /// Stops that between two files, and says how many are not as their sums say.
-const CHECK: &str = "touch /m/stop; wait; sha256sum -c /m/sum; bad=0; for d in /m /d; do for i in 0 1 2 3 4 5 6 7; do \
+const CHECK: &str = "touch /m/stop; wait $busy; sha256sum -c /m/sum; bad=0; for d in /m /d; do for i in 0 1 2 3 4 5 6 7; do \
  [ \"$(sha256sum < $d/f.$i)\" = \"$(cat $d/s.$i)\" ] || bad=$((bad+1)); done; done; echo bad $bad count $(cat /m/count); sync; umount /d; echo unmounted";
 
 /// A domain with a disk and a network, whose server on port 7777 counts, line by line, without being asked.
@@ -105,4 +105,163 @@ fn a_domain_moves_there_and_back_and_its_connections_live_on() {
         assert!(anew.code != 0, "{anew:?}");
     }
     whole(&mut guest);
+}
+
+/// Which of the two has the domain, once one of them alone has it and lets it run.
+#[track_caller]
+fn where_it_runs(honeynets: &[Honeynet; 2]) -> usize {
+    wait_for("the one place where it runs", || {
+        let states = honeynets.each_ref().map(|honeynet| state_of(honeynet, "d"));
+        let runs = |state: &Option<String>| state.as_ref().is_some_and(|state| !state.contains(['p', 'd']));
+        assert!(!(runs(&states[0]) && runs(&states[1])), "it runs twice: {states:?}");
+        match states {
+            [Some(_), None] if runs(&states[0]) => Some(0),
+            [None, Some(_)] if runs(&states[1]) => Some(1),
+            _ => None,
+        }
+    })
+}
+
+/// How a migration is disturbed.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// Whoever asked for it goes.
+    Asker,
+    /// The carrier of this honeynet is killed.
+    Carrier(usize),
+    /// The hosts do not reach each other for a while.
+    Wire,
+}
+
+/// Processes of this role below a honeynet's supervisor.
+fn children(honeynet: &Honeynet, role: &str) -> Vec<i64> {
+    let supervisor = honeynet.run(&["info", "--json"]).good().json()["pid"].as_i64().unwrap();
+    let tasks = std::fs::read_dir(format!("/proc/{supervisor}/task")).unwrap().flatten();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let pids: Vec<i64> = children
+        .flat_map(|text| text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect();
+    let is = |pid: &i64| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(role))
+    };
+    pids.into_iter().filter(is).collect()
+}
+
+fn disturb(hosts: &Hosts, honeynets: &[Honeynet; 2], trouble: Trouble, asker: &mut Child) {
+    match trouble {
+        Trouble::Asker => asker.kill().unwrap(),
+        Trouble::Carrier(index) => {
+            for pid in children(&honeynets[index], "carrier") {
+                // It may have ended by itself.
+                let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        Trouble::Wire => {
+            hosts.cut(true);
+            std::thread::sleep(Duration::from_secs(1));
+            hosts.cut(false);
+        }
+    }
+}
+
+/// Moments of one kind of trouble; the long form is for `make proof`.
+fn rounds() -> u64 {
+    std::env::var("HONEYNET_PROOF_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
+
+#[test]
+fn exactly_one_runs_whatever_breaks_and_whenever() {
+    let hosts = Hosts::new();
+    let honeynets = hosts.honeynets();
+    let mut guest = counting(&honeynets[0]);
+    guest.run(BUSY);
+    honeynets[1].start_supervisor();
+    let (mut at, mut moved) = (0, 0);
+    for round in 0..rounds() {
+        for (kind, trouble) in
+            (0..).zip([Trouble::Asker, Trouble::Carrier(0), Trouble::Carrier(1), Trouble::Wire])
+        {
+            // Within the time that it takes, and a little beyond; never at the same moment twice.
+            let moment = Duration::from_millis(20 + (round * 4 * 97 + kind * 31) % 700);
+            let (from, to) = (&honeynets[at], ["a", "b"][1 - at]);
+            let mut asker = from.command();
+            asker.current_dir(from.path(".")).args(["--state", "state", "migrate", "d", to]);
+            let mut asker = asker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(moment);
+            disturb(&hosts, &honeynets, trouble, &mut asker);
+            let status = asker.wait().unwrap();
+            let now = where_it_runs(&honeynets);
+            println!(
+                "{trouble:?} after {moment:?}: {} ({status})",
+                if now == at { "stayed" } else { "moved" }
+            );
+            assert!(!status.success() || now != at, "it was said to have moved");
+            if now != at {
+                moved += 1;
+                guest = guest.go_on(&honeynets[now], "d");
+            }
+            at = now;
+        }
+    }
+    println!("moved {moved} times");
+    guest.run("true");
+    whole(&mut guest);
+}
+
+#[test]
+fn a_peer_that_dies_takes_nothing_with_it() {
+    let hosts = Hosts::new();
+    let honeynets = hosts.honeynets();
+    let [a, b] = &honeynets;
+    let mut guest = counting(a);
+    guest.run(BUSY);
+    for moment in [60, 250] {
+        b.start_supervisor();
+        let supervisor = b.run(&["info", "--json"]).good().json()["pid"].as_i64().unwrap();
+        let mut asker = a.command();
+        asker.current_dir(a.path(".")).args(["--state", "state", "migrate", "d", "b"]);
+        let asker = asker.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(moment));
+        kill(supervisor);
+        let output = asker.wait_with_output().unwrap();
+        if output.status.success() {
+            // It had moved, and was killed with the host that it was on; the first host does not begin it again.
+            assert_eq!(state_of(a, "d"), None);
+            a.run(&["create", "d.cfg"]).fails_with("has moved to honeynet b");
+            return;
+        }
+        b.start_supervisor();
+        assert_eq!(where_it_runs(&honeynets), 0, "{output:?}");
+    }
+    whole(&mut guest);
+}
+
+#[test]
+fn what_cannot_move_is_refused_in_one_sentence_and_runs_on() {
+    let hosts = Hosts::new();
+    let [a, b] = hosts.honeynets();
+    let mut guest = counting(&a);
+    let refused = |words: &[&str], part: &str| {
+        a.run(words).fails_with(part);
+        assert!(state_of(&a, "d").is_some_and(|state| !state.contains('p')), "{words:?}");
+    };
+    refused(&["migrate", "d", "nobody"], "there is no [[migration.peer]] named nobody in the honeynet file");
+    refused(&["migrate", "d", "b"], "honeynet b cannot be reached at 192.0.2.2:8002");
+    a.run(&["migrate", "ghost", "b"]).fails(3, "there is no domain ghost");
+    let other = Guest::create(&b, "d", &format!("vif=['ip={DECOY}']"));
+    refused(&["migrate", "d", "b"], "honeynet b refuses: its name d is taken");
+    drop(other);
+    b.run(&["destroy", "d"]).good();
+    drop(Guest::create(&b, "e", &format!("vif=['ip={DECOY}']")));
+    refused(&["migrate", "d", "b"], &format!("its address {DECOY} is taken"));
+    // A peer that the other one does not know.
+    b.run(&["down"]).good();
+    let text = std::fs::read_to_string(b.path("honeynet.toml")).unwrap();
+    let at = text.find("fingerprint = ").unwrap();
+    b.write("honeynet.toml", format!("{}fingerprint = \"{}\"\n", &text[..at], "0".repeat(64)));
+    b.start_supervisor();
+    refused(&["migrate", "d", "b"], "honeynet b");
+    assert_eq!(guest.run("echo here"), "here");
+    assert!(told(&a, "migration.failed", "refuses"));
 }

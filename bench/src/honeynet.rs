@@ -61,13 +61,42 @@ impl Honeynet {
         Honeynet::start_program(project::root().join("target/release/honeynet"))
     }
 
+    /// Two of them, each the other's peer for migrations, by the names `a` and `b`.
+    pub fn pair() -> anyhow::Result<[Honeynet; 2]> {
+        let program = project::root().join("target/release/honeynet");
+        let made = [Honeynet::prepare(program.clone())?, Honeynet::prepare(program)?];
+        let ports = [free_port()?, free_port()?];
+        for (index, other) in [(0, 1), (1, 0)] {
+            let print = made[other].run(&["fingerprint"], COMMAND_LIMIT)?;
+            let text = format!(
+                "[migration]\nlisten = \"127.0.0.1:{}\"\n[[migration.peer]]\nname = {:?}\naddress = \"127.0.0.1:{}\"\nfingerprint = {:?}\n",
+                ports[index],
+                ["a", "b"][other],
+                ports[other],
+                print.trim()
+            );
+            let path = made[index].folder.join("honeynet.toml");
+            std::fs::write(&path, std::fs::read_to_string(&path)? + &text)?;
+        }
+        for honeynet in &made {
+            honeynet.run(&["up"], COMMAND_LIMIT)?;
+        }
+        Ok(made)
+    }
+
     /// Starts those of another build.
     pub fn start_program(program: PathBuf) -> anyhow::Result<Honeynet> {
+        let honeynet = Honeynet::prepare(program)?;
+        honeynet.run(&["up"], COMMAND_LIMIT)?;
+        Ok(honeynet)
+    }
+
+    fn prepare(program: PathBuf) -> anyhow::Result<Honeynet> {
         let folder = tempfile::Builder::new().prefix("hn-bench-").tempdir()?;
         let path = folder.path().to_owned();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("hn-bench-{}-{number}", std::process::id());
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let text = format!(
             "rules = {:?}\n[network]\nnamespace = \"{namespace}\"\nsubnet = \"{SUBNET}\"\n[dashboard]\nlisten = \"127.0.0.1:{port}\"\n",
             project::root().join("rules")
@@ -75,9 +104,7 @@ impl Honeynet {
         std::fs::write(path.join("honeynet.toml"), text)?;
         let taken_down = program.clone();
         let down = cleanup::at_end(move || take_down(&taken_down, folder));
-        let honeynet = Honeynet { _down: down, program, folder: path, namespace };
-        honeynet.run(&["up"], COMMAND_LIMIT)?;
-        Ok(honeynet)
+        Ok(Honeynet { _down: down, program, folder: path, namespace })
     }
 
     /// `honeynet create` with this domain file; its console is read from then on.
@@ -182,6 +209,10 @@ pub fn decoy_domain(decoy: &Decoy, more: &str, disks: &[&Path]) -> String {
         ip_word(ADDRESS, GATEWAY, INTERFACE),
         disks.join(", "),
     )
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn run(program: &Path, folder: &Path, arguments: &[&str], limit: Duration) -> anyhow::Result<String> {

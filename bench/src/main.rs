@@ -1,4 +1,4 @@
-//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp | snapshot | clone`. `make bench-NAME` builds what is needed first.
+//! Ours against QEMU's TCG, in the same minute: `bench boot | guest | net | disk | introspect | smp | snapshot | clone | migrate`. `make bench-NAME` builds what is needed first.
 //!
 //! Ends with 0 also where a figure misses its mark, for that is a result; with 1 where something could not be measured.
 
@@ -12,6 +12,8 @@ mod honeynet;
 mod introspect;
 mod lines;
 mod memory;
+mod migrate;
+mod monitor;
 mod net;
 mod peer_network;
 mod project;
@@ -40,7 +42,7 @@ fn run() -> anyhow::Result<()> {
     cleanup::on_signals()?;
     let name = std::env::args()
         .nth(1)
-        .context("usage: bench boot | guest | net | disk | introspect | smp | snapshot | clone")?;
+        .context("usage: bench boot | guest | net | disk | introspect | smp | snapshot | clone | migrate")?;
     let rows = match name.as_str() {
         "boot" => boot::run(),
         "guest" => guest::run(),
@@ -50,9 +52,10 @@ fn run() -> anyhow::Result<()> {
         "smp" => smp::run(),
         "snapshot" => snapshot::run(),
         "clone" => clone::run(),
+        "migrate" => migrate::run(),
         other => {
             bail!(
-                "there is no bench {other}; there are boot, guest, net, disk, introspect, smp, snapshot, clone"
+                "there is no bench {other}; there are boot, guest, net, disk, introspect, smp, snapshot, clone, migrate"
             )
         }
     };

@@ -27,6 +27,14 @@ pub struct PeerNetwork {
 }
 
 impl PeerNetwork {
+    /// A network with another cable, for a second machine of the same kind: what it is plugged into leads nowhere.
+    pub fn second_cable(&self, tap: &'static str) -> anyhow::Result<PeerNetwork> {
+        self.ip(&["tuntap", "add", "dev", tap, "mode", "tap"])?;
+        self.ip(&["link", "set", tap, "up"])?;
+        let end = cleanup::at_end(|| ());
+        Ok(PeerNetwork { namespace: self.namespace.clone(), tap, _end: end, ..*self })
+    }
+
     /// Makes it; removed when dropped.
     pub fn make() -> anyhow::Result<PeerNetwork> {
         let namespace = format!("hn-bench-peer-{}", std::process::id());

@@ -1,11 +1,11 @@
 //! The peer: QEMU emulating a PC with its TCG, which is what a host without virtualisation extensions is left with.
 //! The kernel is loaded directly, devices are virtio, nothing else is in the machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -58,6 +58,8 @@ pub struct Machine<'a> {
     pub monitor: Option<PathBuf>,
     /// The snapshot that it goes on from.
     pub loadvm: Option<String>,
+    /// The port of its own loopback where it waits for another one's memory and devices.
+    pub incoming: Option<u16>,
 }
 
 /// A running QEMU; killed when dropped.
@@ -104,6 +106,15 @@ impl Qemu {
     }
 }
 
+/// A qcow2 over an image, for [`Access::Own`].
+pub fn overlay(image: &Path, disk: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image).arg(disk);
+    let status = command.status().context("qemu-img cannot be run")?;
+    ensure!(status.success(), "qemu-img: {status}");
+    Ok(())
+}
+
 fn command(machine: &Machine) -> Command {
     let mut command = match machine.network {
         // iproute2 becomes the program that it starts, so the child's pid is QEMU's.
@@ -141,6 +152,9 @@ fn command(machine: &Machine) -> Command {
     }
     if let Some(loadvm) = &machine.loadvm {
         command.args(["-loadvm", loadvm]);
+    }
+    if let Some(port) = machine.incoming {
+        command.args(["-incoming", &format!("tcp:127.0.0.1:{port}")]);
     }
     if let Some(network) = machine.network {
         command

@@ -1,10 +1,6 @@
 //! `bench snapshot`: how long a Debian decoy with sshd stands still for a snapshot, and how soon it is there again from one, beside a QEMU
 //! with TCG that goes on by `-loadvm`.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -12,9 +8,10 @@ use serde_json::Value;
 
 use crate::decoy::{self, Decoy, wait_for_banner};
 use crate::honeynet::{ADDRESS, COMMAND_LIMIT, Honeynet, decoy_domain};
+use crate::monitor::Monitor;
 use crate::peer_network::PeerNetwork;
 use crate::project;
-use crate::qemu::{Access, Machine, Qemu};
+use crate::qemu::{Access, Machine, Qemu, overlay};
 use crate::sample::{Samples, milliseconds};
 use crate::table::{Must, QEMU, Row};
 
@@ -28,8 +25,6 @@ const BANNER_LIMIT: Duration = Duration::from_secs(240);
 const SETTLE: Duration = Duration::from_secs(5);
 /// Between two snapshots, so that a diff has something in it.
 const BETWEEN: Duration = Duration::from_millis(500);
-/// How long the peer may take to write its snapshot, or to say that it runs.
-const MONITOR_LIMIT: Duration = Duration::from_secs(120);
 const NAME: &str = "decoy";
 const TAG: &str = "warm";
 
@@ -128,52 +123,4 @@ fn peer_side(decoy: &Decoy, samples: &mut Samples) -> anyhow::Result<()> {
         samples.add("banner", milliseconds(qemu.started, banner));
     }
     Ok(())
-}
-
-/// A qcow2 over the image: QEMU keeps its snapshots in such a file.
-fn overlay(image: &Path, disk: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new("qemu-img");
-    command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image).arg(disk);
-    let status = command.status().context("qemu-img cannot be run")?;
-    ensure!(status.success(), "qemu-img: {status}");
-    Ok(())
-}
-
-/// QEMU's human monitor.
-struct Monitor(UnixStream);
-
-impl Monitor {
-    /// Once it answers, the machine is set up: with `-loadvm` that is done before.
-    fn open(path: &PathBuf) -> anyhow::Result<Monitor> {
-        let until = Instant::now() + MONITOR_LIMIT;
-        loop {
-            match UnixStream::connect(path) {
-                Ok(socket) => {
-                    socket.set_read_timeout(Some(MONITOR_LIMIT))?;
-                    let mut monitor = Monitor(socket);
-                    monitor.answer()?;
-                    return Ok(monitor);
-                }
-                Err(error) if Instant::now() > until => return Err(error).context("qemu's monitor"),
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-    }
-
-    fn ask(&mut self, command: &str) -> anyhow::Result<String> {
-        self.0.write_all(format!("{command}\n").as_bytes())?;
-        self.answer()
-    }
-
-    /// All up to the next prompt.
-    fn answer(&mut self) -> anyhow::Result<String> {
-        const ANSWER_BYTES_MAX: usize = 64 << 10;
-        let (mut said, mut byte) = (Vec::new(), [0]);
-        while !said.ends_with(b"(qemu) ") {
-            ensure!(said.len() < ANSWER_BYTES_MAX, "qemu's monitor does not end");
-            self.0.read_exact(&mut byte).context("qemu's monitor")?;
-            said.extend(byte);
-        }
-        Ok(String::from_utf8_lossy(&said).into_owned())
-    }
 }

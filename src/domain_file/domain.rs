@@ -76,6 +76,13 @@ pub struct DomainFile {
     pub address: Option<Ipv4Addr>,
 }
 
+impl DomainFile {
+    /// Addresses of its vifs.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.address.into_iter().chain(self.vifs.iter().filter_map(|vif| vif.ip))
+    }
+}
+
 /// A domain file that was accepted, and what is odd about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {

@@ -1,6 +1,7 @@
 //! One domain, as the supervisor knows it.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -176,6 +177,15 @@ impl Domain {
     /// Gives it another name.
     pub fn rename(&self, name: String) {
         self.status().name = name;
+    }
+
+    /// By what the outside knows its vifs.
+    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+        match &self.seat {
+            Seat::Own => self.file.addresses().collect(),
+            Seat::Outer { address, .. } => vec![*address],
+            Seat::Pool { .. } => Vec::new(),
+        }
     }
 
     /// Its disks; none once they were given up.

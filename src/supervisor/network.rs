@@ -1,6 +1,7 @@
 //! The honeynet's network as the supervisor holds it: namespace, TAP, published ports, guests' syslog, and netwatch's control
 //! socket. All of it is handed to each new netwatch, so that one that dies takes nothing with it.
 
+mod devices;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -24,6 +25,7 @@ use super::services::Service;
 use crate::domain_file::vif;
 use crate::honeynet_file::{self, HoneynetFile};
 use crate::state::State;
+use devices::Devices;
 use told::{Link, Told};
 pub use told::{Seat, SwitchError};
 use wanted::WantedChannel;
@@ -116,20 +118,6 @@ struct Made {
     devices: Devices,
 }
 
-/// veth and macvlan devices in the host's namespace.
-#[derive(Default)]
-struct Devices(Vec<String>);
-
-impl Drop for Devices {
-    fn drop(&mut self) {
-        for device in &self.0 {
-            if let Err(error) = uplink::remove_interface(device) {
-                tracing::error!(%error, device, "uplink cannot be removed");
-            }
-        }
-    }
-}
-
 /// The network.
 pub struct Network {
     state: State,
@@ -218,7 +206,7 @@ impl Network {
         let syslog_udp =
             netns::within(&namespace.name, || UdpSocket::bind((gateway, SYSLOG_UDP_PORT)).map(OwnedFd::from));
         let syslog_udp = UdpSocket::from(inside(listen, syslog_udp)?);
-        let (uplinks, devices) = open_uplinks(file)?;
+        let (uplinks, devices) = open_uplinks(file, state)?;
         Ok(Network {
             state: state.clone(),
             tap,
@@ -350,6 +338,7 @@ pub fn remove_left_over(state: &State) -> Result<(), NetnsError> {
         _ => {}
     }
     let _ = std::fs::remove_file(&mark);
+    devices::remove_left_over(state);
     Ok(())
 }
 
@@ -394,17 +383,18 @@ fn content(
     Ok((profile, files))
 }
 
-fn open_uplinks(file: &HoneynetFile) -> Result<(Vec<RealUplink>, Devices), NetworkError> {
+fn open_uplinks(file: &HoneynetFile, state: &State) -> Result<(Vec<RealUplink>, Devices), NetworkError> {
     // Within 13 bytes, and one honeynet's devices apart from another's.
     let short: String = file.network.namespace.chars().take(8).collect();
-    let mut devices = Devices::default();
+    let noting = |source| NetworkError::Step { step: "note a device that it makes", source };
+    let mut devices = Devices::begin(state);
     let mut open = |spec: InterfaceSpec, index: usize, mac: Option<[u8; 6]>| {
         let device = format!("{short}-{index}");
-        let socket = uplink::open_interface(&spec, &device, mac)?;
         // An interface that was there before us stays.
         if !matches!(spec, InterfaceSpec::Interface(_)) {
-            devices.0.push(device);
+            devices.note(&device).map_err(noting)?;
         }
+        let socket = uplink::open_interface(&spec, &device, mac)?;
         Ok::<_, NetworkError>(RealUplink { socket, mac: mac.map(vif::format_mac) })
     };
     let uplinks = match &file.network.uplink {

@@ -81,7 +81,7 @@ mod tests {
         let all: Vec<Decision> = std::thread::scope(|scope| {
             let decide = |index: usize| {
                 let state = &state;
-                let decision = if index % 2 == 0 { Decision::Came } else { Decision::Refused };
+                let decision = if index.is_multiple_of(2) { Decision::Came } else { Decision::Refused };
                 scope.spawn(move || decide(state, "cc", decision).unwrap())
             };
             let threads: Vec<_> = (0..8).map(decide).collect();

@@ -115,8 +115,7 @@ fn decide(house: &House, token: &str, decision: Decision) -> Result<Decision, Mi
 /// Whether it can be here; answers its file with the paths of this host.
 fn fit(house: &House, offer: &Offer) -> Result<DomainFile, HouseError> {
     offer.check().map_err(MigrateError::from)?;
-    let kvm = resources::kvm().map_err(LaunchError::from)?;
-    let backend = resources::backend(&kvm).map_err(LaunchError::from)?;
+    let backend = resources::kvm().and_then(|kvm| resources::backend(&kvm)).map_err(LaunchError::from)?;
     if offer.backend != backend {
         return Err(MigrateError::Host("kind of KVM").into());
     }
@@ -134,10 +133,9 @@ fn fit(house: &House, offer: &Offer) -> Result<DomainFile, HouseError> {
     if domains.iter().any(|domain| domain.uuid == offer.uuid) {
         return taken("uuid", crate::uuid::text(offer.uuid));
     }
-    let outer = offer.outer.as_ref().map(|outer| outer.address);
-    if let Some(address) = outer.or(offer.domain.address)
-        && !free(house, &domains, address)
-    {
+    let outer = offer.outer.as_ref().map(|outer| vec![outer.address]);
+    let addresses = outer.unwrap_or_else(|| offer.domain.addresses().collect());
+    if let Some(address) = addresses.into_iter().find(|address| !free(house, &domains, *address)) {
         return taken("address", address.to_string());
     }
     resources::available(offer.domain.memory_mib).map_err(LaunchError::from)?;
@@ -147,7 +145,7 @@ fn fit(house: &House, offer: &Offer) -> Result<DomainFile, HouseError> {
 fn free(house: &House, domains: &[Arc<Domain>], address: Ipv4Addr) -> bool {
     house.network.is_host(address)
         && !house.pools.has_address(address)
-        && !domains.iter().any(|domain| domain.file.address == Some(address))
+        && !domains.iter().any(|domain| domain.addresses().contains(&address))
 }
 
 fn with_paths_of_here(house: &House, offer: &Offer) -> Result<DomainFile, MigrateError> {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use events::{Event, EventId};
 use honeyvmm::cpuid;
-use honeyvmm::shim::Backend;
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags};
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use super::super::copying::{self, Scope, Standing, Still, Target, Turn};
 use super::super::domain::Domain;
 use super::super::house::{House, HouseError};
+use super::super::launch::LaunchError;
 use super::super::network::Seat;
 use super::super::resources;
 use super::channel::Channel;
@@ -50,6 +50,19 @@ pub fn migrate(
     peer: &str,
     asker: &UnixStream,
 ) -> Result<Value, HouseError> {
+    move_to(house, domain, peer, asker).inspect_err(|error| {
+        let event = Event::new(EventId::MigrationFailed, Timestamp::now());
+        let event = event.domain(domain.name(), Some(domain.domid)).with("to", peer);
+        house.announcer.event(event.with("reason", events::sentence(error)));
+    })
+}
+
+fn move_to(
+    house: &Arc<House>,
+    domain: &Arc<Domain>,
+    peer: &str,
+    asker: &UnixStream,
+) -> Result<Value, HouseError> {
     let begun = Instant::now();
     let offer = offer(house, domain)?;
     let mut channel = house.migration.connect(peer)?;
@@ -66,10 +79,8 @@ pub fn migrate(
     {
         tracing::warn!(%error, "what a domain writes is logged on");
     }
-    let still = copied.inspect_err(|error| tell_failed(house, domain, peer, error))?;
     // Held until it is gone, so that nobody lets it go on here.
-    let still = hand_over(house, domain, still, sender.channel, &offer.token)
-        .inspect_err(|error| tell_failed(house, domain, peer, error))?;
+    let still = hand_over(house, domain, copied?, sender.channel, &offer.token)?;
     let downtime = still.elapsed();
     let row = json!({
         "name": offer.domain.name,
@@ -85,12 +96,6 @@ pub fn migrate(
     Ok(row)
 }
 
-fn tell_failed(house: &House, domain: &Domain, peer: &str, error: &HouseError) {
-    let event = Event::new(EventId::MigrationFailed, Timestamp::now());
-    let event = event.domain(domain.name(), Some(domain.domid)).with("to", peer);
-    house.announcer.event(event.with("reason", events::sentence(error)));
-}
-
 fn offer(house: &House, domain: &Domain) -> Result<Offer, HouseError> {
     let name = domain.name();
     let outer = match &domain.seat {
@@ -104,9 +109,7 @@ fn offer(house: &House, domain: &Domain) -> Result<Offer, HouseError> {
     }
     let file = &domain.file;
     let describe = |path: &std::path::Path| files::describe(&house.state, &domain.folder.join(path));
-    let backend: Backend =
-        resources::backend(&resources::kvm().map_err(super::super::launch::LaunchError::from)?)
-            .map_err(super::super::launch::LaunchError::from)?;
+    let backend = resources::kvm().and_then(|kvm| resources::backend(&kvm)).map_err(LaunchError::from)?;
     Ok(Offer {
         version: VERSION,
         build: env!("CARGO_PKG_VERSION").to_owned(),
