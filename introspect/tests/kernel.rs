@@ -137,3 +137,16 @@ fn a_kernel_is_decoded_once_a_process() {
     let first = cache.of_kernel(&image).unwrap();
     assert!(std::sync::Arc::ptr_eq(&first, &cache.of_kernel(&image).unwrap()));
 }
+
+#[test]
+fn the_random_state_is_a_key_a_generation_and_a_hash() {
+    let symbols = symbols();
+    let ranges = symbols.random_state().unwrap();
+    let bytes: Vec<u64> = ranges.iter().map(|range| range.end.0 - range.start.0).collect();
+    assert_eq!(bytes, [32, 8, 32], "ChaCha's key, a counter, BLAKE2s' chaining value");
+    // The key is no longer where an image says what it is at boot, so it lies in data, not in text.
+    let data = symbols.address("_sdata").unwrap();
+    assert!(ranges.iter().all(|range| range.start >= data));
+    let base = symbols.address("base_crng").unwrap();
+    assert_eq!(ranges[0].start, base);
+}

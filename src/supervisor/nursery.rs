@@ -245,3 +245,49 @@ impl Nursery {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a process makes of one message; nothing here is its descriptor but the socket.
+    fn taken(message: &[u8]) -> Result<Option<serde_json::Value>, WaitError> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        match message {
+            [] => drop(ours),
+            message => drop(rustix::net::send(&ours, message, rustix::net::SendFlags::empty()).unwrap()),
+        }
+        wait_for_work(theirs.as_raw_fd())
+    }
+
+    #[test]
+    fn a_socket_that_closes_means_that_there_is_no_work() {
+        assert!(taken(b"").unwrap().is_none());
+    }
+
+    #[test]
+    fn messages_that_are_no_work_begin_nothing() {
+        for message in [
+            "{",
+            "[]",
+            "null",
+            "{\"uid\": 1}",
+            "{\"uid\": -1, \"work\": {}}",
+            "{\"uid\": 1, \"work\": {}, \"more\": 1}",
+        ] {
+            let error = taken(message.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), "cannot take the work that was sent", "{message}");
+        }
+    }
+
+    #[test]
+    fn work_for_more_devices_than_can_be_handed_is_not_sent() {
+        let (ours, _theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        let error = send(&ours, &vec![b' '; WORK_BYTES_MAX + 1], Descriptors::default()).unwrap_err();
+        assert_eq!(error.to_string(), "a domain with more devices than a process can be handed");
+    }
+}

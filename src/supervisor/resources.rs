@@ -209,6 +209,18 @@ pub fn arrived_disks(
     disks(file, folder, own)
 }
 
+/// Undoes [`arrived_disks`]: what an earlier domain of this name left has its place again.
+pub fn take_layers_back(file: &DomainFile, own: &Path) -> io::Result<()> {
+    for spec in file.disks.iter().filter(|spec| !spec.read_only) {
+        let path = layer_path(own, &spec.vdev);
+        match std::fs::rename(path.with_extension("layer.1"), &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::remove_file(&path)?,
+            renamed => renamed?,
+        }
+    }
+    Ok(())
+}
+
 /// A layer over this image, in a folder where a domain is in the making.
 pub fn arriving_layer(image: &Path, layers: &Path, vdev: &str) -> Result<Layer, ResourceError> {
     let (_, base_bytes, id) = layers_base(image)?;

@@ -275,10 +275,12 @@ impl Drop for Built {
             tracing::error!(%error, "a domain whose migration failed stays");
             return;
         }
-        if !self.own_was_there
-            && let Err(error) = std::fs::remove_dir_all(&self.own)
-        {
-            tracing::warn!(%error, path = %self.own.display(), "the folder of a domain that did not come stays");
+        let taken_back = match self.own_was_there {
+            true => resources::take_layers_back(&domain.file, &self.own),
+            false => std::fs::remove_dir_all(&self.own),
+        };
+        if let Err(error) = taken_back {
+            tracing::warn!(%error, path = %self.own.display(), "what came of a domain stays");
         }
     }
 }
