@@ -174,6 +174,19 @@ impl Containment {
         self.fence.iter().any(|network| network.contains(address))
     }
 
+    /// What a domain has used of this hour's quota: TCP, UDP, ICMP, others.
+    pub fn used(&self, domid: u32, now_us: u64) -> [u32; 4] {
+        let usage = self.quotas.get(&domid).filter(|usage| usage.hour == now_us / HOUR_US);
+        usage.map_or([0; 4], |usage| usage.used)
+    }
+
+    /// A domain has used so much of this hour's quota elsewhere.
+    pub fn take_used(&mut self, domid: u32, used: [u32; 4], now_us: u64) {
+        if used != [0; 4] && self.quotas.len() < QUOTA_DOMAINS_MAX {
+            self.quotas.insert(domid, QuotaUse { hour: now_us / HOUR_US, used });
+        }
+    }
+
     /// Forgets what a domain that is gone has used up; domids are not given twice.
     pub fn forget(&mut self, domid: u32) {
         self.quotas.remove(&domid);

@@ -9,7 +9,10 @@
 //! `{"op":"add-pool","pool":"ssh","mac":…,"address":"10.77.0.20","touch":"any"}` and `{"op":"remove-pool","pool":"ssh"}`;
 //! `{"op":"seat","domid":3,"pool":"ssh","source":…}` seats one more source at a port that is plugged in,
 //! `{"op":"unseat","pool":"ssh","source":…}` takes the seat away, `{"op":"refuse","pool":"ssh","source":…}` drops what is
-//! held of a source. Each is answered by `{"ok":…}` or `{"error":"one sentence"}`.
+//! held of a source.
+//!
+//! A domain moves to another host: `{"op":"flows-of","domid":3,"after":0}` answers `{"flows":[…],"quota":[…],"next":…}`, and the same with `next` as
+//! `after` the others; there `{"op":"take-flows","domid":7,"flows":[…],"quota":[…]}` once a page, and `{"op":"announce","domid":7}`. Each is answered by `{"ok":…}` or `{"error":"one sentence"}`.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -20,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use serde::Deserialize;
 
+use crate::flow::MovedFlow;
 use crate::packet::Mac;
 use crate::switch::Touch;
 
@@ -90,6 +94,28 @@ pub enum Request {
         pool: String,
         /// The source.
         source: IpAddr,
+    },
+    /// Asks for the connections of a domain that leaves.
+    FlowsOf {
+        /// Number of the domain.
+        domid: u32,
+        /// The last one that is known already.
+        #[serde(default)]
+        after: u64,
+    },
+    /// Gives the connections of a domain that has come to its ports.
+    TakeFlows {
+        /// Number of the domain.
+        domid: u32,
+        /// As they were answered.
+        flows: Vec<MovedFlow>,
+        /// What it has used of this hour's quota.
+        quota: Option<[u32; 4]>,
+    },
+    /// Tells the network where a domain is now.
+    Announce {
+        /// Number of the domain.
+        domid: u32,
     },
     /// Drops what is held of a source; it is not wanted again for ten seconds.
     Refuse {
@@ -279,6 +305,10 @@ mod tests {
             r#"{"op":"add-pool","pool":"x","mac":"00:16:3e:00:00:01","address":"fe80::1"}"#,
             r#"{"op":"add-pool","pool":"x","mac":"00:16:3e:00:00:01","address":"10.0.0.1","touch":"never"}"#,
             r#"{"op":"seat","domid":1,"pool":"x"}"#,
+            r#"{"op":"flows-of"}"#,
+            r#"{"op":"flows-of","domid":1,"after":-1}"#,
+            r#"{"op":"take-flows","domid":1,"flows":[{"source":"10.0.0.1"}],"quota":null}"#,
+            r#"{"op":"take-flows","domid":1,"flows":[],"quota":[1,2,3]}"#,
         ] {
             assert!(parse(line.as_bytes()).is_err(), "{line}");
         }

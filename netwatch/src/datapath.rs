@@ -28,6 +28,8 @@ use wanted::WantedSocket;
 /// Frames of one port in one round; then the others have their turn, and sleepers are woken.
 const BURST_FRAMES: usize = 32;
 const SECOND_US: u64 = 1_000_000;
+/// After the first time, once a second: a frame may be lost, and a neighbour may still believe the old host.
+const ANNOUNCED_AGAIN: u32 = 2;
 /// Descriptors that one call of epoll tells of; the next call tells of the others.
 const READY_MAX: usize = 128;
 /// The control socket's number in epoll; a port's is its index plus one.
@@ -63,6 +65,8 @@ pub struct Datapath {
     frame: Vec<u8>,
     delivery: Delivery,
     expired_us: u64,
+    // Domains that came from another host, and how often they are to be announced again.
+    announcing: Vec<(u32, u32)>,
 }
 
 impl Datapath {
@@ -88,6 +92,7 @@ impl Datapath {
             frame: Vec::new(),
             delivery: Delivery::default(),
             expired_us: now_us(),
+            announcing: Vec::new(),
         })
     }
 
@@ -128,6 +133,7 @@ impl Datapath {
         if now_us.saturating_sub(self.expired_us) >= SECOND_US {
             self.expired_us = now_us;
             self.switch.expire(now_us);
+            self.announce_again();
         }
         self.emit_events();
         Ok(Round::More)
@@ -252,6 +258,23 @@ impl Datapath {
             let _ = port.uplink.send(meta, frame);
         } else {
             self.vifs.send(to, meta, frame, now_us());
+        }
+    }
+
+    fn announce_now(&self, domid: u32) {
+        for made in self.switch.announcements(domid) {
+            if let Some(port) = self.uplinks.iter().find(|port| port.id == made.to) {
+                let _ = port.uplink.send(&made.meta, &made.frame);
+            }
+        }
+    }
+
+    fn announce_again(&mut self) {
+        for (domid, left) in std::mem::take(&mut self.announcing) {
+            self.announce_now(domid);
+            if left > 1 {
+                self.announcing.push((domid, left - 1));
+            }
         }
     }
 

@@ -13,8 +13,11 @@ use crate::packet::{
     Direction, Layers, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Transport,
 };
 
+mod moved;
 #[cfg(test)]
 mod tests;
+
+pub use moved::MovedFlow;
 
 /// Flows that are known at a time. At about 250 bytes each the table stays under 20 MB.
 pub const FLOWS_MAX: usize = 65_536;

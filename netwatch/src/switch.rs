@@ -8,6 +8,7 @@ mod arp_reply;
 mod asks;
 mod forwarding;
 mod held;
+mod moving;
 mod notice;
 mod pool;
 mod ports;

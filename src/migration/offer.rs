@@ -83,7 +83,7 @@ pub struct Rest {
     pub stood_ns: u64,
     /// It was paused before, and stays so.
     pub paused: bool,
-    /// What the switch knows of its connections: netwatch's `flows-of`.
+    /// What the switch knows of its connections: answers of netwatch's `flows-of`.
     pub flows: Vec<Value>,
 }
 

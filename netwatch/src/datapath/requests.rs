@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use vifport::{Endpoint, PortFds, Side, Violation};
 
 use super::vifs::{Vif, WhenFull};
-use super::{Datapath, Round, now_us};
+use super::{ANNOUNCED_AGAIN, Datapath, Round, now_us};
 use crate::containment::Identity;
 use crate::control::{MacText, Outer, Request, Seat};
 use crate::mapping::Station;
@@ -63,6 +63,12 @@ impl Datapath {
                 let removed = self.switch.unseat(&pool, source, now_us()).map_err(sentence)?;
                 Ok(json!({ "removed": u32::from(removed) }))
             }
+            Request::FlowsOf { domid, after } => Ok(self.switch.flows_of(domid, after, now_us())),
+            Request::TakeFlows { domid, flows, quota } => {
+                let taken = self.switch.take_flows(domid, &flows, quota, now_us())?;
+                Ok(json!({ "taken": taken }))
+            }
+            Request::Announce { domid } => self.announce(domid),
             Request::Refuse { pool, source } => {
                 self.switch.refuse(&pool, source, now_us()).map(|()| json!({})).map_err(sentence)
             }
@@ -110,6 +116,15 @@ impl Datapath {
                 cannot(error)
             }),
         }
+    }
+
+    fn announce(&mut self, domid: u32) -> Result<Value, String> {
+        if !self.switch.has_domain(domid) {
+            return Err(format!("domain {domid} has no port"));
+        }
+        self.announce_now(domid);
+        self.announcing.push((domid, ANNOUNCED_AGAIN));
+        Ok(json!({}))
     }
 
     fn seat(&mut self, domid: u32, pool: &str, source: IpAddr) -> Result<Value, PoolError> {

@@ -2,8 +2,8 @@ use etherparse::PacketBuilder;
 
 use super::*;
 
-const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
-const DECOY: [u8; 4] = [10, 77, 0, 11];
+pub(super) const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
+pub(super) const DECOY: [u8; 4] = [10, 77, 0, 11];
 
 enum Flags {
     Syn,
@@ -28,7 +28,12 @@ fn layers(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: Flags) -> 
     Layers::decode(&frame)
 }
 
-fn begin(table: &mut FlowTable, port: u16, now_us: u64) -> Vec<Flow> {
+/// The decoy's answer to [`begin`].
+pub(super) fn reply(port: u16) -> Layers {
+    layers((DECOY, 22), (OUTSIDE, port), Flags::Ack)
+}
+
+pub(super) fn begin(table: &mut FlowTable, port: u16, now_us: u64) -> Vec<Flow> {
     let layers = layers((OUTSIDE, port), (DECOY, 22), Flags::Syn);
     let ends = endpoints(&layers).unwrap();
     let first = FirstPacket { layers: &layers, ends, bytes: 54, begun: Direction::ToDecoy, domid: 1 };

@@ -172,3 +172,31 @@ fn a_mapped_clone_is_its_outer_station_to_everybody_else() {
     let to_decoy = tcp((CLIENT_MAC, DECOY_MAC), (CLIENT, 4000), (DECOY, 22), false);
     assert_eq!(house.forward(house.outside, &to_decoy, 3), [house.decoy]);
 }
+
+#[test]
+fn a_domain_that_has_come_answers_on_the_connections_that_it_had() {
+    let (mut there, mut here) = (house(), house());
+    let request = tcp((CLIENT_MAC, DECOY_MAC), (CLIENT, 4000), (DECOY, 22), false);
+    there.forward(there.outside, &request, 0);
+    let reply = tcp((DECOY_MAC, CLIENT_MAC), (DECOY, 22), (CLIENT, 4000), true);
+    assert!(here.forward(here.decoy, &reply, 1).is_empty(), "here it looks as if the decoy began it");
+    let page = there.switch.flows_of(1, 0, 2);
+    let flows: Vec<crate::flow::MovedFlow> = serde_json::from_value(page["flows"].clone()).unwrap();
+    assert_eq!(here.switch.take_flows(1, &flows, Some([1, 0, 0, 0]), 3), Ok(1));
+    assert_eq!(here.forward(here.decoy, &reply, 4), [here.gateway, here.outside]);
+    assert_eq!(here.switch.flows_of(1, 0, 5)["quota"], serde_json::json!([1, 0, 0, 0]));
+    // What is not its own, or there already, is left out; a domain without a port is refused.
+    assert_eq!(here.switch.take_flows(1, &flows, None, 6), Ok(0));
+    assert_eq!(here.switch.take_flows(2, &flows, None, 6), Ok(0));
+    assert_eq!(here.switch.take_flows(9, &flows, None, 6).unwrap_err(), "domain 9 has no port");
+}
+
+#[test]
+fn the_network_is_told_by_every_uplink_where_a_domain_is() {
+    let house = house();
+    let made = house.switch.announcements(1);
+    let to: Vec<PortId> = made.iter().map(|made| made.to).collect();
+    assert_eq!(to, [house.gateway, house.outside]);
+    assert!(made.iter().all(|made| made.frame[..6] == [0xff; 6] && made.frame[6..12] == DECOY_MAC));
+    assert!(house.switch.announcements(9).is_empty());
+}

@@ -16,6 +16,9 @@ use vifport::PortFds;
 
 use super::Network;
 
+/// Pages of connections that go along with a domain, of 128 each: a decoy that has more is being flooded, and it stands still meanwhile.
+const FLOW_PAGES_MAX: usize = 64;
+
 /// Why netwatch did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
@@ -190,19 +193,31 @@ impl Network {
         self.wanted.take()
     }
 
-    /// TEMPORARY until the switch has it.
-    pub fn flows_of(&self, _: u32) -> Result<Vec<Value>, SwitchError> {
-        Ok(Vec::new())
+    /// The connections of a domain that leaves, as pages for [`Network::take_flows`].
+    pub fn flows_of(&self, domid: u32) -> Result<Vec<Value>, SwitchError> {
+        let (mut pages, mut after) = (Vec::new(), json!(0));
+        while !after.is_null() && pages.len() < FLOW_PAGES_MAX {
+            let mut page = self.ask(&json!({ "op": "flows-of", "domid": domid, "after": after }), &[])?;
+            after = page["next"].take();
+            pages.push(page);
+        }
+        Ok(pages)
     }
 
-    /// TEMPORARY until the switch has it.
-    pub fn take_flows(&self, _: u32, _: &[Value]) -> Result<(), SwitchError> {
+    /// Gives the connections of a domain that has come to the switch; what of them cannot be is left out there.
+    pub fn take_flows(&self, domid: u32, pages: &[Value]) -> Result<(), SwitchError> {
+        for page in pages {
+            let request = json!({
+                "op": "take-flows", "domid": domid, "flows": page["flows"], "quota": page["quota"],
+            });
+            self.ask(&request, &[])?;
+        }
         Ok(())
     }
 
-    /// TEMPORARY until the switch has it.
-    pub fn announce(&self, _: u32) -> Result<(), SwitchError> {
-        Ok(())
+    /// Tells the network where a domain is now.
+    pub fn announce(&self, domid: u32) -> Result<(), SwitchError> {
+        self.ask(&json!({ "op": "announce", "domid": domid }), &[]).map(|_| ())
     }
 
     /// The switch's counters.
