@@ -177,8 +177,10 @@ async fn look_and_pull(address: &str, password: &str) -> PathBuf {
     }
 
     browser.go(address, "/evidence").await;
-    browser.wait("return [...document.querySelectorAll('#snapshot option')].some(one => one.value === 'ssh-server')").await;
-    browser.script("document.querySelector('#snapshot select').value = 'ssh-server'").await;
+    browser
+        .wait("return [...document.querySelectorAll('#case option')].some(one => one.value === 'ssh-server')")
+        .await;
+    browser.script("document.querySelector('#case select').value = 'ssh-server'").await;
     browser.client.find(Locator::Id("reason")).await.unwrap().send_keys("broken into").await.unwrap();
     browser.client.find(Locator::Id("pull")).await.unwrap().click().await.unwrap();
     browser.wait("return document.querySelector('[data-case]') !== null").await;

@@ -1,6 +1,8 @@
 //! The dashboard as the real supervisor runs it (root): its user, its sockets, its secrets, and that nothing of it stays.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
+#[path = "../dashboard/tests/util/browser.rs"]
+mod browser;
 mod util;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,9 +12,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
+use browser::Browser;
+use fantoccini::Locator;
 use serde_json::{Value, json};
 use util::guest::Guest;
-use util::{Honeynet, namespace_exists};
+use util::{Honeynet, namespace_exists, row_when};
 
 const DASHBOARD_UID: u32 = 199_003;
 
@@ -193,24 +197,27 @@ fn its_socket_does_only_what_a_dashboard_needs() {
     for op in ["list", "info", "net"] {
         assert!(by_socket(&honeynet, &json!({ "op": op }))["ok"] != json!(null), "{op}");
     }
-    for op in ["pull", "fim-check", "pause", "unpause"] {
+    for op in ["pull", "snapshot", "fim-check", "pause", "unpause"] {
         let reply = by_socket(&honeynet, &json!({ "op": op, "name": "x" }));
         assert_eq!(reply, json!({ "error": "there is no domain x", "code": 3 }), "{op}");
     }
-    let named = [
-        "shutdown",
-        "reboot",
-        "destroy",
-        "domain-info",
-        "xenstore-ls",
-        "dmesg",
-        "console",
-        "fim-baseline",
-        "snapshot",
-    ];
+    let named =
+        ["shutdown", "reboot", "destroy", "domain-info", "xenstore-ls", "dmesg", "console", "fim-baseline"];
     let create = json!({ "op": "create", "file": "", "folder": "/" });
+    let save = json!({ "op": "save", "name": "x", "folder": "/srv/x" });
+    let migrate = json!({ "op": "migrate", "name": "x", "to": "y" });
+    let restore = json!({ "op": "restore", "folder": "/srv/x" });
+    let clone = json!({ "op": "clone", "snapshot": "/srv/x", "count": 1, "name": null });
     let refused = named.map(|op| json!({ "op": op, "name": "x" }));
-    for request in refused.into_iter().chain([create, json!({ "op": "down" }), json!({ "op": "dmesg" })]) {
+    for request in refused.into_iter().chain([
+        create,
+        save,
+        migrate,
+        restore,
+        clone,
+        json!({ "op": "down" }),
+        json!({ "op": "dmesg" }),
+    ]) {
         let reply = by_socket(&honeynet, &request);
         assert_eq!(reply["code"], 1, "{request}: {reply}");
         assert!(reply["error"].as_str().unwrap().contains("on the command line: honeynet "), "{reply}");
@@ -276,7 +283,7 @@ fn a_real_domain_is_shown_paused_and_taken_as_a_case() {
     assert_eq!(post("/api/domains/a/unpause", "").0, 200);
     assert_eq!(guest.run("echo alive"), "alive");
 
-    assert_eq!(post("/api/domains/a/snapshot", "{\"reason\":\"odd process\"}").0, 202);
+    assert_eq!(post("/api/domains/a/pull", "{\"reason\":\"odd process\"}").0, 202);
     let done = api_when(&honeynet, "/api/jobs", |view| view["jobs"][0]["stage"] != "running");
     assert_eq!(done["jobs"][0]["stage"], "done", "{done}");
     let case = done["jobs"][0]["answer"]["case"].as_str().unwrap().to_owned();
@@ -340,4 +347,63 @@ fn beyond_loopback_it_speaks_tls_only() {
     let text = String::from_utf8_lossy(&login.stdout).to_ascii_lowercase();
     assert!(text.starts_with("http/1.1 200") && text.contains("strict-transport-security"), "{login:?}");
     assert!(!curl(&format!("http://127.0.0.1:{port}/login")).status.success());
+}
+
+/// The page of snapshots in a real browser, over real ones: what differs is seen, one is verified, becomes a domain, and a case.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_of_a_real_domain_are_compared_verified_restored_and_pulled() {
+    let honeynet = Honeynet::new("");
+    honeynet.write("d.img", vec![0; 16 << 20]);
+    let keys = "disk=['d.img,,xvda,w']\nhn_layer=1\nvif=['ip=10.77.0.5']";
+    let mut guest = Guest::create(&honeynet, "a", keys);
+    guest.run("mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mkdir /d; mount /dev/xvda /d; mkdir /d/bin; sync");
+    honeynet.run(&["snapshot", "a", "--reason", "clean"]).good();
+    guest.run("echo '#!/bin/sh' > /d/bin/implant; sync; sleep 987654 </dev/null >/dev/null 2>&1 &");
+    let address = address(&honeynet);
+    let password = std::fs::read_to_string(honeynet.path("state/dashboard/password.first")).unwrap();
+    let browser = Browser::start(1280, 800, None).await;
+    let listening: std::net::SocketAddr = address.parse().unwrap();
+    browser.log_in(listening, password.trim()).await;
+    browser.wait("return location.pathname === '/'").await;
+    browser.go(listening, "/snapshots").await;
+    browser.wait("return document.querySelector('#domain option[value=a]') !== null").await;
+    browser.client.find(Locator::Id("reason")).await.unwrap().send_keys("odd").await.unwrap();
+    browser.script("document.querySelector('#kind').value = 'diff'; return true").await;
+    browser.client.find(Locator::Id("take")).await.unwrap().click().await.unwrap();
+    browser.wait("return document.querySelectorAll('[data-snapshot]').length === 2").await;
+    let newest = browser.script("return document.querySelector('.moment').innerText").await;
+    assert!(
+        newest.as_str().unwrap().contains("diff") && newest.as_str().unwrap().contains("odd"),
+        "{newest}"
+    );
+
+    browser.script("document.querySelectorAll('.mark').forEach(mark => mark.click()); return true").await;
+    browser.client.find(Locator::Id("compare")).await.unwrap().click().await.unwrap();
+    browser.wait("return document.querySelector('#difference')?.innerText.includes('sleep 987654')").await;
+    let shown = browser.script("return document.querySelector('#difference').innerText").await;
+    assert!(shown.as_str().unwrap().contains("/bin/implant"), "{shown}");
+    if let Some(folder) = std::env::var_os("DASHBOARD_PICTURES") {
+        browser.picture(&Path::new(&folder).join("snapshots-real.png")).await;
+    }
+
+    browser.script("document.querySelector('.verify').click(); return true").await;
+    browser.wait("return document.querySelector('.verdict').innerText === 'whole'").await;
+    browser.script("document.querySelector('.restore-as-clone').click(); return true").await;
+    let name = browser.client.find(Locator::Css(".clone-name")).await.unwrap();
+    name.clear().await.unwrap();
+    name.send_keys("again").await.unwrap();
+    browser.client.find(Locator::Css(".clone-form .main")).await.unwrap().click().await.unwrap();
+    row_when(&honeynet, "again", |row| row.is_some_and(|row| row["state"] != "--p---")).unwrap();
+    let commands = guest.commands();
+    let mut clone = Guest::take_up(&honeynet, "again", commands);
+    assert_eq!(clone.run("ls /d/bin"), "implant");
+
+    browser.script("document.querySelector('.pull').click(); return true").await;
+    browser.wait("return document.querySelector('.jobs').innerText.includes('written')").await;
+    browser.end().await;
+    let cases = api_when(&honeynet, "/api/cases", |view| view["cases"][0].is_object());
+    let case = cases["cases"][0]["case"].as_str().unwrap().to_owned();
+    honeynet.run(&["verify", &case]).good();
+    let one = api_when(&honeynet, &format!("/api/cases/{case}"), |_| true);
+    assert!(one["manifest"]["notes"].to_string().contains("from snapshot a/"), "{one}");
 }

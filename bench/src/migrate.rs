@@ -32,8 +32,8 @@ const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
 const NAME: &str = "decoy";
 const PASSWORD: &str = "toor";
 /// Writes 50 MB a second over and over to 64 MiB; each second it notes how many it was since the start, and the longest time that it did not run.
-const WRITER: &str = "import mmap, time
-memory, block, at, done = mmap.mmap(-1, 64 << 20), b'x' * 65536, 0, 0
+const WRITER: &str = "import time
+memory, block, at, done = bytearray(64 << 20), b'x' * 65536, 0, 0
 begun = last = told = time.monotonic()
 gap = 0
 while True:

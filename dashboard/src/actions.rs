@@ -27,31 +27,45 @@ pub struct Reason {
     reason: Option<String>,
 }
 
+impl Reason {
+    /// Of a body.
+    pub fn read(body: Result<Json<Reason>, JsonRejection>) -> Result<Option<String>, Refusal> {
+        let Json(Reason { reason }) =
+            body.map_err(|_| Refusal::Value("the body is not {\"reason\": \"…\"}"))?;
+        Ok(reason)
+    }
+}
+
+/// A reason as it goes into a manifest; none where there is only space.
+pub fn reason(reason: Option<String>) -> Result<Option<String>, Refusal> {
+    let reason = reason.map(|reason| reason.trim().to_owned()).filter(|reason| !reason.is_empty());
+    match reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX) {
+        true => Err(Refusal::Value("the reason is longer than 500 characters")),
+        false => Ok(reason),
+    }
+}
+
 type Name = Result<Path<String>, PathRejection>;
 
 /// `POST /api/domains/{name}/pause`
 pub async fn pause(State(app): State<Arc<App>>, path: Name) -> Result<Json<Value>, Refusal> {
-    act(&app, "pause", &name(path)?).await
+    act(&app, "pause", &domain_name(path)?).await
 }
 
 /// `POST /api/domains/{name}/unpause`
 pub async fn unpause(State(app): State<Arc<App>>, path: Name) -> Result<Json<Value>, Refusal> {
-    act(&app, "unpause", &name(path)?).await
+    act(&app, "unpause", &domain_name(path)?).await
 }
 
-/// `POST /api/domains/{name}/snapshot` with `{"reason": …}`; answers the job's number.
-pub async fn snapshot(
+/// `POST /api/domains/{name}/pull` with `{"reason": …}`; answers the job's number.
+pub async fn pull(
     State(app): State<Arc<App>>,
     path: Name,
     body: Result<Json<Reason>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let name = name(path)?;
-    let Json(Reason { reason }) = body.map_err(|_| Refusal::Value("the body is not {\"reason\": \"…\"}"))?;
-    let reason = reason.map(|reason| reason.trim().to_owned()).filter(|reason| !reason.is_empty());
-    if reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX) {
-        return Err(Refusal::Value("the reason is longer than 500 characters"));
-    }
-    let job = app.jobs.begin(Kind::Snapshot, &name)?;
+    let name = domain_name(path)?;
+    let reason = reason(Reason::read(body)?)?;
+    let job = app.jobs.begin(Kind::Pull, &name)?;
     let request = json!({ "op": "pull", "name": name, "reason": reason });
     Ok(begun(app, job, request, |answer| json!({ "case": answer["case"] })))
 }
@@ -61,7 +75,7 @@ pub async fn fim_check(
     State(app): State<Arc<App>>,
     path: Name,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let name = name(path)?;
+    let name = domain_name(path)?;
     let job = app.jobs.begin(Kind::FimCheck, &name)?;
     let request = json!({ "op": "fim-check", "name": name });
     let count = |answer: &Value, key: &str| answer["report"][key].as_array().map_or(0, Vec::len);
@@ -84,7 +98,8 @@ async fn act(app: &App, op: &str, name: &str) -> Result<Json<Value>, Refusal> {
     Ok(Json(json!({})))
 }
 
-fn begun(
+/// Has the supervisor do what takes long; answers the job's number.
+pub fn begun(
     app: Arc<App>,
     job: Running,
     request: Value,
@@ -100,7 +115,8 @@ fn begun(
     (StatusCode::ACCEPTED, Json(json!({ "job": id })))
 }
 
-fn name(path: Name) -> Result<String, Refusal> {
+/// The domain that a path names.
+pub fn domain_name(path: Name) -> Result<String, Refusal> {
     let Path(name) = path.map_err(|_| Refusal::Missing("domain"))?;
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
     fits.then_some(name).ok_or(Refusal::Missing("domain"))

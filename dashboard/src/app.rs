@@ -26,7 +26,7 @@ use crate::session::Sessions;
 use crate::store::Reader;
 use crate::supervisor::Supervisor;
 use crate::throttle::Throttle;
-use crate::{actions, assets, cases, intruder, live, login, overview};
+use crate::{actions, assets, cases, intruder, live, login, overview, snapshots};
 
 /// Longest body; the longest that we take is a reason.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -146,7 +146,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/jobs", get(actions::jobs))
         .route("/api/domains/{name}/pause", post(actions::pause))
         .route("/api/domains/{name}/unpause", post(actions::unpause))
-        .route("/api/domains/{name}/snapshot", post(actions::snapshot))
+        .route("/api/domains/{name}/pull", post(actions::pull))
+        .route("/api/domains/{name}/snapshot", post(snapshots::take))
+        .route("/api/snapshots", get(snapshots::list))
+        .route("/api/snapshots/diff", post(snapshots::diff))
+        .route("/api/snapshots/{domain}/{id}/verify", post(snapshots::verify))
+        .route("/api/snapshots/{domain}/{id}/pull", post(snapshots::pull))
+        .route("/api/snapshots/{domain}/{id}/restore", post(snapshots::restore))
+        .route("/api/pools", get(snapshots::pools))
         .route("/api/domains/{name}/fim-check", post(actions::fim_check))
         .route("/api/cases", get(cases::list))
         .route("/api/cases/{id}", get(cases::one))

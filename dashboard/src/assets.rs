@@ -17,7 +17,7 @@ const PUBLIC: [(&str, &str, &str); 2] = [
     ("icon.svg", ICON, include_str!("../web/icon.svg")),
 ];
 
-const SCRIPTS: [(&str, &str); 21] = [
+const SCRIPTS: [(&str, &str); 23] = [
     ("alerts.js", include_str!("../web/alerts.js")),
     ("api.js", include_str!("../web/api.js")),
     ("cast.js", include_str!("../web/cast.js")),
@@ -33,10 +33,12 @@ const SCRIPTS: [(&str, &str); 21] = [
     ("logins.js", include_str!("../web/logins.js")),
     ("logs.js", include_str!("../web/logs.js")),
     ("overview.js", include_str!("../web/overview.js")),
+    ("pools.js", include_str!("../web/pools.js")),
     ("player.js", include_str!("../web/player.js")),
     ("processes.js", include_str!("../web/processes.js")),
     ("session.js", include_str!("../web/session.js")),
     ("sessions.js", include_str!("../web/sessions.js")),
+    ("snapshots.js", include_str!("../web/snapshots.js")),
     ("stream.js", include_str!("../web/stream.js")),
     ("timeline.js", include_str!("../web/timeline.js")),
 ];

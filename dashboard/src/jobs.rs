@@ -19,8 +19,16 @@ const JOBS_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Memory and disks of a domain into a case.
+    /// Memory and disks of a domain, or of a snapshot, into a case.
+    Pull,
+    /// A snapshot of a domain.
     Snapshot,
+    /// A snapshot against its sums.
+    SnapshotVerify,
+    /// Two snapshots against each other.
+    Diff,
+    /// A snapshot becomes a domain.
+    Restore,
     /// A domain's disk against its baseline.
     FimCheck,
     /// A case against its manifest.

@@ -23,6 +23,7 @@ mod question;
 mod sampler;
 mod server;
 mod session;
+mod snapshots;
 mod store;
 mod supervisor;
 mod throttle;

@@ -21,6 +21,10 @@ pub enum Page {
     Logs,
     /// File integrity.
     Files,
+    /// Snapshots of domains.
+    Snapshots,
+    /// Pools of clones.
+    Pools,
     /// Cases.
     Evidence,
     /// Every event.
@@ -29,13 +33,15 @@ pub enum Page {
 
 impl Page {
     /// All, in the order of the menu.
-    pub const ALL: [Page; 8] = [
+    pub const ALL: [Page; 10] = [
         Page::Overview,
         Page::Sessions,
         Page::Alerts,
         Page::Logins,
         Page::Logs,
         Page::Files,
+        Page::Snapshots,
+        Page::Pools,
         Page::Evidence,
         Page::Events,
     ];
@@ -54,6 +60,8 @@ impl Page {
             Page::Logins => "/logins",
             Page::Logs => "/logs",
             Page::Files => "/files",
+            Page::Snapshots => "/snapshots",
+            Page::Pools => "/pools",
             Page::Evidence => "/evidence",
             Page::Events => "/events",
         }
@@ -67,6 +75,8 @@ impl Page {
             Page::Logins => "Logins",
             Page::Logs => "Guest logs",
             Page::Files => "File changes",
+            Page::Snapshots => "Snapshots",
+            Page::Pools => "Pools",
             Page::Evidence => "Evidence",
             Page::Events => "Events",
         }
@@ -80,6 +90,8 @@ impl Page {
             Page::Logins => "logins",
             Page::Logs => "logs",
             Page::Files => "files",
+            Page::Snapshots => "snapshots",
+            Page::Pools => "pools",
             Page::Evidence => "evidence",
             Page::Events => "events",
         }

@@ -114,7 +114,7 @@ async fn hostile_strings_are_text_and_nothing_else() {
             from_guest(EventId::CaseCreated).with("case", text).with("reason", text),
         ]);
     }
-    house.post("/api/domains/web-server/snapshot", &json!({ "reason": hostile[0] }).to_string());
+    house.post("/api/domains/web-server/pull", &json!({ "reason": hostile[0] }).to_string());
     eventually("the case", || {
         (house.get("/api/cases").json()["cases"][0]["case"] != json!(null)).then_some(())
     });
@@ -149,7 +149,7 @@ async fn hostile_strings_are_text_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_becomes_a_case_that_is_verified_and_downloaded() {
+async fn a_domain_becomes_a_case_that_is_verified_and_downloaded() {
     let (house, browser) = (House::new(), Browser::start(1400, 900, None).await);
     house.supervisor.hold(true);
     browser.log_in(house.address, PASSWORD).await;
@@ -243,9 +243,13 @@ async fn every_page_fits_a_desk_and_a_telephone() {
         picture(&browser, name, "login").await;
         browser.log_in(house.address, PASSWORD).await;
         browser.wait("return location.pathname === '/'").await;
-        for page in ["overview", "alerts", "logins", "logs", "files", "evidence", "events"] {
+        for page in
+            ["overview", "alerts", "logins", "logs", "files", "snapshots", "pools", "evidence", "events"]
+        {
             browser.go(house.address, if page == "overview" { "/" } else { page_path(page) }).await;
-            browser.wait("return document.querySelector('main table tbody tr') !== null").await;
+            browser
+                .wait("return document.querySelector('main table tbody tr, [data-snapshot]') !== null")
+                .await;
             picture(&browser, name, page).await;
             if page == "alerts" {
                 browser.client.find(Locator::Css(".events tbody tr")).await.unwrap().click().await.unwrap();
@@ -261,7 +265,7 @@ async fn every_page_fits_a_desk_and_a_telephone() {
 }
 
 fn page_path(page: &str) -> &'static str {
-    ["/alerts", "/logins", "/logs", "/files", "/evidence", "/events"]
+    ["/alerts", "/logins", "/logs", "/files", "/snapshots", "/pools", "/evidence", "/events"]
         .into_iter()
         .find(|path| path.ends_with(page))
         .unwrap()
@@ -322,10 +326,84 @@ fn tell_a_day(house: &House) {
         added.with("size", 1_048_576),
     ]);
     for reason in ["odd process", "root logged in from 198.51.100.3"] {
-        let snapshot =
-            house.post("/api/domains/web-server/snapshot", &json!({ "reason": reason }).to_string());
-        assert_eq!(snapshot.status, 202);
+        let pull = house.post("/api/domains/web-server/pull", &json!({ "reason": reason }).to_string());
+        assert_eq!(pull.status, 202);
         eventually("the case", || house.get("/api/cases").text().contains(reason).then_some(()));
     }
     assert_eq!(house.post("/api/domains/web-server/fim-check", "").status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_a_timeline_and_what_differs_is_shown() {
+    let (house, browser) = (House::new(), Browser::start(1280, 800, None).await);
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
+    browser.go(house.address, "/snapshots").await;
+    browser.wait("return document.querySelectorAll('[data-snapshot]').length === 4").await;
+    let newest_first = "return [...document.querySelectorAll('[data-domain=web-server] [data-snapshot]')].map(one => one.dataset.snapshot.slice(-9, -5))";
+    assert_eq!(browser.script(newest_first).await, json!(["0720", "0715", "0700"]));
+    let diff = "return document.querySelector('[data-snapshot=\"web-server/20261201T071500000\"]').innerText";
+    let text = browser.script(diff).await;
+    let text = text.as_str().unwrap();
+    for part in ["diff", "7.0 MiB", "over 20261201T070000000", "<img src=x", "U+202E"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // One that is damaged can be neither marked nor mistaken.
+    assert_eq!(browser.script("return document.querySelectorAll('.mark:disabled').length").await, json!(1));
+
+    let mark = "for (const id of ['web-server/20261201T071500000', 'web-server/20261201T070000000']) \
+                document.querySelector(`[data-snapshot=\"${id}\"] .mark`).click(); return true";
+    browser.script(mark).await;
+    browser.client.find(Locator::Id("compare")).await.unwrap().click().await.unwrap();
+    browser
+        .wait("return document.querySelector('#difference')?.innerText.includes('tcp 0.0.0.0:4444')")
+        .await;
+    let asked = house.supervisor.asked("snapshot-diff");
+    assert_eq!(asked[0]["before"], "web-server/20261201T070000000", "the older one was before: {asked:?}");
+    let shown = browser.script("return document.querySelector('#difference').innerText").await;
+    for part in ["<img src=x", "dm_mod", "/tmp/.x/kworker", "/etc/passwd", "1 added, 0 removed"] {
+        assert!(shown.as_str().unwrap().contains(part), "{part}: {shown}");
+    }
+    picture(&browser, "compared", "snapshots").await;
+
+    browser.script("document.querySelector('[data-domain=ssh-server] .verify').click(); return true").await;
+    browser
+        .wait("return document.querySelector('[data-domain=ssh-server] .verdict').innerText === 'whole'")
+        .await;
+    browser
+        .script("document.querySelector('[data-domain=ssh-server] .restore-as-clone').click(); return true")
+        .await;
+    let name = browser.client.find(Locator::Css(".clone-name")).await.unwrap();
+    name.clear().await.unwrap();
+    name.send_keys("again").await.unwrap();
+    browser.client.find(Locator::Css(".clone-form .main")).await.unwrap().click().await.unwrap();
+    browser.wait("return document.querySelector('.jobs').innerText.includes('again at 10.77.0.254')").await;
+    assert_eq!(house.supervisor.asked("snapshot-restore")[0]["name"], "again");
+
+    browser.client.find(Locator::Id("reason")).await.unwrap().send_keys("odd").await.unwrap();
+    browser.script("document.querySelector('#kind').value = 'diff'; return true").await;
+    browser.client.find(Locator::Id("take")).await.unwrap().click().await.unwrap();
+    browser.wait("return document.querySelector('.jobs').innerText.includes('20261201T080000000')").await;
+    let asked = house.supervisor.asked("snapshot");
+    assert_eq!((&asked[0]["diff"], &asked[0]["reason"]), (&json!(true), &json!("odd")));
+    assert_eq!(browser.script("return window.hacked ?? null").await, json!(null));
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_shows_who_has_which_clone() {
+    let (house, browser) = (House::new(), Browser::start(1280, 800, None).await);
+    browser.log_in(house.address, PASSWORD).await;
+    browser.wait("return location.pathname === '/'").await;
+    browser.go(house.address, "/pools").await;
+    browser.wait("return document.querySelectorAll('[data-pool=farm] [data-source]').length === 2").await;
+    let text = browser.script("return document.querySelector('[data-pool=farm]').innerText").await;
+    for part in ["10.77.0.20", "2 of 8", "198.51.100.3", "farm-1", "7 min 11 s", "1 min 1 s", "farm-shared"] {
+        assert!(text.as_str().unwrap().contains(part), "{part}: {text}");
+    }
+    browser
+        .script("document.querySelector('[data-source=\"198.51.100.3\"] a.button').click(); return true")
+        .await;
+    browser.wait("return location.pathname + location.search === '/sessions?domain=farm-1'").await;
+    browser.end().await;
 }

@@ -22,13 +22,15 @@ const PAGES: [&str; 9] = [
     "/evidence",
     "/events",
 ];
-const READS: [&str; 20] = [
+const READS: [&str; 22] = [
     "/api/overview",
     "/api/events",
     "/api/events/1",
     "/api/counts",
     "/api/live",
     "/api/jobs",
+    "/api/snapshots",
+    "/api/pools",
     "/api/cases",
     "/api/cases/x",
     "/api/cases/x/tar",
@@ -44,10 +46,15 @@ const READS: [&str; 20] = [
     "/nothing",
     "/%2e%2e/etc/passwd",
 ];
-const CHANGES: [&str; 6] = [
+const CHANGES: [&str; 11] = [
     "/api/domains/web-server/pause",
     "/api/domains/web-server/unpause",
+    "/api/domains/web-server/pull",
     "/api/domains/web-server/snapshot",
+    "/api/snapshots/web-server/x/verify",
+    "/api/snapshots/web-server/x/pull",
+    "/api/snapshots/web-server/x/restore",
+    "/api/snapshots/diff",
     "/api/domains/web-server/fim-check",
     "/api/cases/x/verify",
     "/api/logout",
@@ -185,6 +192,35 @@ fn a_session_ends_with_its_logout() {
     assert_eq!(house.ask("GET", "/api/jobs", &[("Cookie", &cookie)], "").status, 401);
 }
 
+/// Target, body, and the status that answers them.
+fn malformed_writes(long: &str) -> Vec<(String, String, u16)> {
+    vec![
+        ("/api/domains/nobody/pause".to_owned(), "".to_owned(), 409),
+        (format!("/api/domains/{long}/pause"), "".into(), 404),
+        ("/api/domains/%00/pause".into(), "".into(), 404),
+        ("/api/domains/%ff/fim-check".into(), "".into(), 404),
+        ("/api/domains/web-server/pull".into(), "".into(), 400),
+        ("/api/domains/web-server/pull".into(), "{".into(), 400),
+        ("/api/domains/web-server/pull".into(), "{\"reason\":1}".into(), 400),
+        ("/api/domains/web-server/pull".into(), "{\"reason\":\"x\",\"y\":1}".into(), 400),
+        ("/api/domains/web-server/pull".into(), json!({ "reason": "x".repeat(501) }).to_string(), 400),
+        ("/api/domains/web-server/pull".into(), json!({ "reason": "x".repeat(20_000) }).to_string(), 400),
+        ("/api/domains/web-server/snapshot".into(), "{\"diff\":1}".into(), 400),
+        ("/api/domains/%00/snapshot".into(), "{}".into(), 404),
+        ("/api/snapshots/web-server/..%2f..%2fetc/verify".into(), "".into(), 404),
+        ("/api/snapshots/%2e%2e/x/verify".into(), "".into(), 404),
+        ("/api/snapshots/web-server/%00/pull".into(), "{}".into(), 404),
+        ("/api/snapshots/web-server/x/pull".into(), "{\"y\":1}".into(), 400),
+        ("/api/snapshots/web-server/x/restore".into(), "{}".into(), 400),
+        ("/api/snapshots/web-server/x/destroy".into(), "{}".into(), 404),
+        ("/api/snapshots/diff".into(), "{\"before\":\"web-server/1\"}".into(), 400),
+        ("/api/snapshots/diff".into(), "{\"before\":\"/etc/passwd\",\"after\":\"web-server/1\"}".into(), 404),
+        ("/api/snapshots/diff".into(), "{\"before\":\"nothing\",\"after\":\"web-server/1\"}".into(), 404),
+        ("/api/domains/web-server/destroy".into(), "".into(), 404),
+        ("/api/cases/..%2f..%2fetc/verify".into(), "".into(), 404),
+    ]
+}
+
 #[test]
 fn malformed_requests_are_refused_and_the_next_one_is_served() {
     let house = House::new();
@@ -227,26 +263,14 @@ fn malformed_requests_are_refused_and_the_next_one_is_served() {
         let shown: String = target.chars().take(60).collect();
         assert_eq!(answer.status, status, "{shown}: {}", answer.text());
     }
-    let writes = [
-        ("/api/domains/nobody/pause".to_owned(), "".to_owned(), 409),
-        (format!("/api/domains/{long}/pause"), "".into(), 404),
-        ("/api/domains/%00/pause".into(), "".into(), 404),
-        ("/api/domains/%ff/fim-check".into(), "".into(), 404),
-        ("/api/domains/web-server/snapshot".into(), "".into(), 400),
-        ("/api/domains/web-server/snapshot".into(), "{".into(), 400),
-        ("/api/domains/web-server/snapshot".into(), "{\"reason\":1}".into(), 400),
-        ("/api/domains/web-server/snapshot".into(), "{\"reason\":\"x\",\"y\":1}".into(), 400),
-        ("/api/domains/web-server/snapshot".into(), json!({ "reason": "x".repeat(501) }).to_string(), 400),
-        ("/api/domains/web-server/snapshot".into(), json!({ "reason": "x".repeat(20_000) }).to_string(), 400),
-        ("/api/domains/web-server/destroy".into(), "".into(), 404),
-        ("/api/cases/..%2f..%2fetc/verify".into(), "".into(), 404),
-    ];
-    for (target, body, status) in writes {
+    for (target, body, status) in malformed_writes(&long) {
         let answer = house.post(&target, &body);
         let shown: String = target.chars().take(60).collect();
         assert_eq!(answer.status, status, "{shown} {body:.40}: {}", answer.text());
     }
-    assert!(house.supervisor.asked("pull").is_empty());
+    for op in ["pull", "snapshot", "snapshot-verify", "snapshot-pull", "snapshot-restore", "snapshot-diff"] {
+        assert!(house.supervisor.asked(op).is_empty(), "{op}");
+    }
     for bytes in
         [&b"\x16\x03\x01\x02\x00"[..], b"\r\n\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff\xfe\r\n\r\n"]
     {

@@ -9,27 +9,27 @@ const LOOK_MS = 10000;
 
 const domain = el("select", { id: "domain", required: true });
 const reason = el("input", { id: "reason", type: "text", maxlength: "500", placeholder: "why: it goes into the manifest", autocomplete: "off" });
-const pull = el("button", { type: "submit", class: "main", id: "pull" }, "Pull a snapshot");
-const form = el("form", { class: "panel row", id: "snapshot" },
+const pull = el("button", { type: "submit", class: "main", id: "pull" }, "Pull a case");
+const form = el("form", { class: "panel row", id: "case" },
   el("h2", {}, "New case"),
   el("label", { for: "domain" }, "Domain", domain),
   el("label", { for: "reason", class: "grow" }, "Reason", reason), pull);
-const hint = el("p", { class: "faint hint" }, "Memory and disks are copied while the domain stands still for some seconds; it is told nothing.");
+const hint = el("p", { class: "faint hint" }, "Memory and disks are copied while the domain runs; it stands still for some milliseconds, and is told nothing.");
 const body = el("tbody");
 const list = el("div", { class: "scroll" }, el("table", { class: "cases", "aria-label": "Cases" },
   el("thead", {}, el("tr", {}, [["Case", "wide"], ["Domain", "name"], ["Taken", "when"], ["Reason", "wide"], ["Size", "number"], ["Verdict", "name"], ["", "actions"]]
     .map(([name, kind]) => el("th", { scope: "col", class: kind }, name)))), body));
 const nothing = el("div", { class: "empty", hidden: true }, el("p", {}, "There are no cases yet."),
-  el("p", {}, "Choose a domain above and pull a snapshot, or type: honeynet pull NAME --reason WHY"));
+  el("p", {}, "Choose a domain above and pull a case, or type: honeynet pull NAME --reason WHY"));
 
-const jobs = new Jobs(["snapshot", "verify"], { ended: () => load(), changed: () => verdicts() });
+const jobs = new Jobs(["pull", "verify"], { ended: () => load(), changed: () => verdicts() });
 document.getElementById("main").append(form, hint, jobs.box, list, nothing);
 
 form.addEventListener("submit", async (press) => {
   press.preventDefault();
   if (!domain.value) return;
   pull.disabled = true;
-  const begun = await jobs.begin(`/api/domains/${encodeURIComponent(domain.value)}/snapshot`, { reason: reason.value });
+  const begun = await jobs.begin(`/api/domains/${encodeURIComponent(domain.value)}/pull`, { reason: reason.value });
   if (begun) reason.value = "";
   pull.disabled = false;
 });

@@ -7,14 +7,14 @@ import { bytes, duration, time } from "./format.js";
 const LOOK_MS = 1000;
 const SHOWN_MAX = 6;
 
-const WORDS = { snapshot: "Snapshot", "fim-check": "File check", verify: "Verification" };
+const WORDS = { pull: "Case", snapshot: "Snapshot", "fim-check": "File check", verify: "Verification", "snapshot-verify": "Verification", diff: "Comparison", restore: "Clone" };
 
 function outcome(job) {
   const answer = job.answer ?? {};
   if (job.stage === "failed") return el("span", { class: "severity error" }, "failed");
   if (job.stage === "running") return el("span", { class: "running" }, el("span", { class: "spinner", "aria-hidden": "true" }), "running");
   const bad = (job.kind === "verify" && !answer.intact) || (job.kind === "fim-check" && !answer.clean);
-  const words = { verify: bad ? "not intact" : "intact", "fim-check": bad ? "changed" : "clean", snapshot: "written" };
+  const words = { verify: bad ? "not intact" : "intact", "fim-check": bad ? "changed" : "clean", pull: "written", snapshot: "taken", "snapshot-verify": "whole", diff: "compared", restore: "runs" };
   return el("span", { class: `severity ${bad ? "warning" : "good"}` }, words[job.kind]);
 }
 
@@ -27,7 +27,15 @@ function said(job) {
     if (!progress) return el("span", {}, duration(seconds));
     return el("span", { class: "progress" }, el("progress", { max: progress.total, value: progress.done }), ` ${bytes(progress.done)} of ${bytes(progress.total)}`);
   }
-  if (job.kind === "snapshot") return foreign(answer.case, { className: "mono" });
+  if (job.kind === "pull") return foreign(answer.case, { className: "mono" });
+  if (job.kind === "snapshot") return el("span", {}, foreign(answer.id, { className: "mono" }), ` ${answer.kind}, stood ${answer.pause_ms?.toFixed(1)} ms`);
+  if (job.kind === "snapshot-verify") return el("span", {}, answer.chain === 1 ? "as it was written" : `as it was written, with the ${answer.chain - 1} that it lies over`);
+  if (job.kind === "restore") return el("span", {}, foreign(answer.name, { className: "strong" }), answer.address ? ` at ${answer.address}` : "");
+  if (job.kind === "diff") {
+    const count = (part) => part.added.count + part.removed.count;
+    const files = answer.diff.files.reduce((sum, disk) => sum + count(disk) + disk.changed.count, 0);
+    return el("span", {}, `${count(answer.diff.processes)} processes, ${count(answer.diff.sockets)} sockets, ${count(answer.diff.modules)} modules, ${files} files`);
+  }
   if (job.kind === "verify") return foreign(answer.intact ? `${answer.items} items as they were written` : answer.problems.join("; "));
   return el("span", {}, `${answer.added} added, ${answer.removed} removed, ${answer.changed} changed` + (answer.unreadable ? `, ${answer.unreadable} unreadable` : ""));
 }
@@ -44,7 +52,9 @@ export class Jobs {
 
   async begin(path, body) {
     try {
-      await post(path, body);
+      // It may have ended before it is looked at for the first time.
+      const { job } = await post(path, body);
+      this.known.set(job, "running");
     } catch (error) {
       failed(error);
       return false;

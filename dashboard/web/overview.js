@@ -31,7 +31,7 @@ const services = el("tbody");
 const facts = el("dl", { class: "facts" });
 const alerts = el("ol", { class: "latest" });
 const noAlerts = el("div", { class: "empty", hidden: true }, el("p", {}, "No alerts yet."), el("p", {}, "They appear here by themselves when a rule matches."));
-const jobs = new Jobs(["snapshot", "fim-check"], { changed: () => {} });
+const jobs = new Jobs(["pull", "snapshot", "fim-check"], { changed: () => {} });
 
 main.append(warning, tiles,
   el("section", { class: "panel" }, el("h2", {}, "Domains"), domainTable, noDomains, jobs.box),

@@ -163,10 +163,12 @@ pub enum Command {
     /// List the pools of clones, and who has which clone.
     #[command(after_help = "Example: honeynet pools --json")]
     Pools,
-    /// Write memory and disks of a domain into a case, while it runs on.
-    #[command(after_help = "Example: honeynet pull ssh-server --reason 'odd process'")]
+    /// Write memory and disks of a domain into a case, while it runs on; or those of a snapshot.
+    #[command(
+        after_help = "Example: honeynet pull ssh-server --reason 'odd process'\n         honeynet pull ssh-server/20260102T030405678"
+    )]
     Pull {
-        /// Name or number.
+        /// Name or number, or DOMAIN/ID of a snapshot.
         name: String,
         /// Why; goes into the manifest.
         #[arg(long)]

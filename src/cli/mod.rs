@@ -71,7 +71,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Migrate { name, host } => out.tree(&ask(Request::Migrate { name, to: host })?),
         Command::Fingerprint => reports::fingerprint(&state, &out),
         Command::OfSnapshots(word) => snapshots::run(&state, &file, &out, word),
-        Command::Pull { name, reason } => out.tree(&ask(Request::Pull { name, reason })?),
+        Command::Pull { name, reason } => out.tree(&ask(match name.contains('/') {
+            true => Request::SnapshotPull { id: name, reason },
+            false => Request::Pull { name, reason },
+        })?),
         Command::Snapshot { name, diff, reason } => out.tree(&ask(Request::Snapshot { name, diff, reason })?),
         Command::Fim(Fim::Baseline { name }) => out.tree(&ask(Request::FimBaseline { name })?),
         Command::Fim(Fim::Check { name }) => out.report(&ask(Request::FimCheck { name })?),

@@ -5,15 +5,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use forensics::{RamRange, VcpuRegs};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::args::SnapshotWord;
 use super::domains::{Printer, print};
 use super::{Connection, Failure};
-use crate::snapshot::store::{self, Entry};
-use crate::snapshot::{Chain, REGISTERS, SavedError, compact as compact_folder, compare};
+use crate::jail::{self, Jail};
+use crate::snapshot::compare::{self, Side};
+use crate::snapshot::{Chain, REGISTERS, SavedError, compact as compact_folder, listing, store};
 use crate::state::State;
 use crate::supervisor::protocol::{CloneRequest, Request};
+
+/// The user that looks at two memories.
+const COMPARER_UID: u32 = 199_005;
 
 /// Does what a word about snapshots asks.
 pub fn run(state: &State, file: &Path, out: &Printer, word: SnapshotWord) -> Result<(), Failure> {
@@ -58,13 +62,13 @@ fn folder(state: &State, what: &str) -> Result<PathBuf, Failure> {
 fn list(state: &State, out: &Printer, domain: Option<&str>) -> Result<(), Failure> {
     let entries = store::list(state, domain).map_err(failed)?;
     if out.json {
-        return out.done(&entries.iter().map(row).collect());
+        return out.done(&entries.iter().map(listing::row).collect());
     }
     let mut text = format!(
         "{:<24} {:<18} {:<5} {:>7} {:>9}  {:<18} {}\n",
         "Domain", "ID", "Kind", "Size", "Pause", "Parent", "Reason"
     );
-    for row in entries.iter().map(row) {
+    for row in entries.iter().map(listing::row) {
         let word = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
         let reason = if row["error"].is_string() { word("error") } else { word("reason") };
         let pause = row["pause_ms"].as_f64().map_or("-".to_owned(), |pause| format!("{pause:.1} ms"));
@@ -80,29 +84,6 @@ fn list(state: &State, out: &Printer, domain: Option<&str>) -> Result<(), Failur
         ));
     }
     print(&text)
-}
-
-fn row(entry: &Entry) -> Value {
-    let mut row = json!({ "domain": entry.domain, "id": entry.id, "bytes": entry.bytes });
-    match &entry.manifest {
-        Err(error) => row["error"] = events::sentence(error).into(),
-        Ok(manifest) => {
-            let parent = manifest.parent.as_ref().map(|parent| {
-                // Of one of the same domain the id says enough.
-                let name = parent.folder.file_name().unwrap_or_default();
-                name.to_string_lossy().into_owned()
-            });
-            row["taken"] = json!(manifest.taken);
-            row["kind"] = json!(manifest.kind);
-            row["parent"] = json!(parent);
-            row["pause_ms"] = json!(manifest.pause_ms);
-            row["reason"] = json!(manifest.reason);
-            row["capture"] = json!(manifest.capture);
-            row["event_seq"] = json!(manifest.event_seq);
-            row["build"] = json!(manifest.build);
-        }
-    }
-    row
 }
 
 /// `snapshot-verify`.
@@ -124,12 +105,17 @@ fn remove(state: &State, out: &Printer, id: &str) -> Result<(), Failure> {
     out.done(&json!({ "snapshot": id }))
 }
 
-/// `snapshot-diff`.
+/// `snapshot-diff`. What the guest wrote is looked at by somebody who may do nothing else.
 fn diff(state: &State, out: &Printer, before: &str, after: &str) -> Result<(), Failure> {
-    let open = |id: &str| Chain::open(&store::find(state, id)?);
-    let (before, after) = (open(before).map_err(failed)?, open(after).map_err(failed)?);
-    let found = compare::compare(&before, &after, state.root());
-    let found = found.map_err(|error| Failure::new(events::sentence(&error)))?;
+    let open = |id: &str| {
+        let chain = Chain::open(&store::find(state, id).map_err(failed)?).map_err(failed)?;
+        Side::open(&chain, state.root()).map_err(|error| Failure::new(events::sentence(&error)))
+    };
+    let (before, after) = (open(before)?, open(after)?);
+    if rustix::process::geteuid().is_root() {
+        jail::enter(&Jail { uid: Some(COMPARER_UID), isolated: true })?;
+    }
+    let found = compare::compare(before, after);
     match out.json {
         true => out.done(&found.to_json()),
         false => print(&found.to_text()),

@@ -1,8 +1,9 @@
 //! What differs between two snapshots: processes, sockets and modules by introspection's walks over the two memories, files by fim's scans of the two
 //! disks. Both are foreign: what cannot be read is said, and the rest is compared.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use fim::{Baseline, Limits, Policy, Report};
@@ -15,6 +16,7 @@ use introspect::walk::modules::{self, Modules};
 use introspect::walk::sockets::{self, Socket, Sockets};
 use introspect::walk::task::Task;
 use introspect::walk::tasks::{self, Tasks, Threads};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Chain, SavedError};
@@ -52,13 +54,50 @@ struct Seen {
     modules: BTreeSet<String>,
 }
 
-/// Compares two snapshots; `spool` is a folder for a temporary file.
-///
-/// # Errors
-/// A snapshot's files cannot be read. What the guest has bent is a note.
-pub fn compare(before: &Chain, after: &Chain, spool: &Path) -> Result<Difference, CompareError> {
+/// A snapshot that is compared: all that is read of it, open, so that who looks at it needs no other file.
+pub struct Side {
+    id: String,
+    domain: String,
+    taken: Timestamp,
+    memory: File,
+    kernel: Result<File, String>,
+    disks: Vec<(String, Result<DiskView, String>)>,
+}
+
+impl Side {
+    /// Opens it; `spool` is a folder for a temporary file.
+    ///
+    /// # Errors
+    /// Its files cannot be read.
+    pub fn open(chain: &Chain, spool: &Path) -> Result<Side, CompareError> {
+        let memory = tempfile::tempfile_in(spool).map_err(CompareError::Memory)?;
+        chain.merge_ram(&memory)?;
+        let leaf = chain.leaf();
+        let manifest = &leaf.manifest;
+        let kernel = manifest.domain.kernel.as_ref().ok_or_else(|| "it has no kernel".to_owned());
+        let kernel = kernel.and_then(|kernel| {
+            let path = manifest.folder.join(kernel);
+            File::open(&path).map_err(|error| format!("{}: {error}", path.display()))
+        });
+        let disks = manifest.depth.keys().map(|vdev| (vdev.clone(), disk(chain, vdev))).collect();
+        Ok(Side {
+            id: leaf.folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            domain: manifest.domain.name.clone(),
+            taken: manifest.taken,
+            memory,
+            kernel,
+            disks,
+        })
+    }
+}
+
+/// Compares two snapshots. What the guest has bent is a note.
+pub fn compare(before: Side, after: Side) -> Difference {
     let mut notes = Vec::new();
-    let (old, new) = (seen(before, spool, &mut notes)?, seen(after, spool, &mut notes)?);
+    let mut report_of = Vec::new();
+    let (times, domain) = ((before.taken, after.taken), before.domain.clone());
+    let (old, old_disks) = looked_at(before, &mut notes);
+    let (new, new_disks) = looked_at(after, &mut notes);
     let lines = |what, old: &BTreeSet<String>, new: &BTreeSet<String>| Lines {
         what,
         added: new.difference(old).cloned().collect(),
@@ -69,33 +108,32 @@ pub fn compare(before: &Chain, after: &Chain, spool: &Path) -> Result<Difference
         lines("sockets", &old.sockets, &new.sockets),
         lines("modules", &old.modules, &new.modules),
     ];
-    let mut disks = Vec::new();
-    for vdev in after.leaf().manifest.depth.keys() {
-        match files(before, after, vdev) {
-            Ok(report) => disks.push((vdev.clone(), report)),
+    let mut old_disks: BTreeMap<String, Result<DiskView, String>> = old_disks.into_iter().collect();
+    for (vdev, disk) in new_disks {
+        let before = old_disks.remove(&vdev).unwrap_or_else(|| Err("there was no such disk".to_owned()));
+        match before.and_then(|before| files(&domain, times, before, disk?)) {
+            Ok(report) => report_of.push((vdev, report)),
             Err(why) => notes.push(format!("files of {vdev} are not compared: {why}")),
         }
     }
-    Ok(Difference { lines, disks, notes })
+    Difference { lines, disks: report_of, notes }
 }
 
-fn seen(chain: &Chain, spool: &Path, notes: &mut Vec<String>) -> Result<Seen, CompareError> {
-    let memory = tempfile::tempfile_in(spool).map_err(CompareError::Memory)?;
-    chain.merge_ram(&memory)?;
-    let manifest = &chain.leaf().manifest;
-    let id = chain.leaf().folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let walked =
-        manifest.domain.kernel.as_ref().ok_or_else(|| "it has no kernel".to_owned()).and_then(|kernel| {
-            let path = manifest.folder.join(kernel);
-            let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let image = KernelImage::parse(&bytes).map_err(|error| events::sentence(&error))?;
-            let symbols = Symbols::of_kernel(&image).map_err(|error| events::sentence(&error))?;
-            walk(memory, &symbols)
-        });
-    Ok(walked.unwrap_or_else(|why| {
-        notes.push(format!("the memory of {id} is not looked at: {why}"));
+type Disks = Vec<(String, Result<DiskView, String>)>;
+
+fn looked_at(side: Side, notes: &mut Vec<String>) -> (Seen, Disks) {
+    let walked = side.kernel.and_then(|mut kernel| {
+        let mut bytes = Vec::new();
+        kernel.read_to_end(&mut bytes).map_err(|error| format!("its kernel: {error}"))?;
+        let image = KernelImage::parse(&bytes).map_err(|error| events::sentence(&error))?;
+        let symbols = Symbols::of_kernel(&image).map_err(|error| events::sentence(&error))?;
+        walk(side.memory, &symbols)
+    });
+    let seen = walked.unwrap_or_else(|why| {
+        notes.push(format!("the memory of {} is not looked at: {why}", side.id));
         Seen::default()
-    }))
+    });
+    (seen, side.disks)
 }
 
 fn walk(memory: File, symbols: &Symbols) -> Result<Seen, String> {
@@ -135,23 +173,27 @@ fn socket(socket: &Socket) -> String {
     format!("{} {ends} {} inode {}", socket.protocol, socket.state, socket.inode)
 }
 
-fn files(before: &Chain, after: &Chain, vdev: &str) -> Result<Report, String> {
+fn files(
+    domain: &str,
+    (before_at, after_at): (Timestamp, Timestamp),
+    before: DiskView,
+    after: DiskView,
+) -> Result<Report, String> {
     let policy = Policy::debian();
-    let scan = |chain: &Chain| {
-        let view = disk(chain, vdev)?;
+    let scan = |view| {
         fim::scan(&policy, view, &Limits::default(), &mut |_| {}).map_err(|error| events::sentence(&error))
     };
-    let leaf = &before.leaf().manifest;
     let baseline = Baseline {
-        name: leaf.domain.name.clone(),
-        created: leaf.taken,
+        name: domain.to_owned(),
+        created: before_at,
         policy: policy.digest().to_owned(),
         scan: scan(before)?,
     };
-    Ok(fim::compare(&policy, &baseline, scan(after)?, after.leaf().manifest.taken))
+    Ok(fim::compare(&policy, &baseline, scan(after)?, after_at))
 }
 
-fn disk(chain: &Chain, vdev: &str) -> Result<DiskView, String> {
+/// A disk of a snapshot.
+pub fn disk(chain: &Chain, vdev: &str) -> Result<DiskView, String> {
     let manifest = &chain.leaf().manifest;
     let spec = manifest.domain.disks.iter().find(|spec| spec.vdev == vdev).ok_or("there is no such disk")?;
     let opened = || -> std::io::Result<DiskView> {

@@ -18,6 +18,7 @@ mod chain;
 mod compact;
 pub mod compare;
 mod error;
+pub mod listing;
 mod manifest;
 pub mod store;
 mod sums;

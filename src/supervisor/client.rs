@@ -10,7 +10,7 @@ use super::evidence;
 use super::house::{House, HouseError};
 use super::protocol::{Asker, REQUEST_BYTES_MAX, Reply, Request};
 use super::snapshot::{self, Diff};
-use super::{clone, launch, migrate, pool, saved};
+use super::{clone, launch, migrate, pool, saved, snapshots};
 
 /// What of a VMM's log is sent; it is the end that one wants to see.
 const LOG_TAIL_BYTES_MAX: usize = 64 * 1024;
@@ -105,6 +105,11 @@ fn answer(house: &Arc<House>, request: Request, socket: &UnixStream) -> Result<A
         Request::Restore { folder, name, paused, verify } => {
             saved::restore(house, &folder, name, paused, verify)?
         }
+        Request::Snapshots => snapshots::list(house)?,
+        Request::SnapshotDiff { before, after } => snapshots::diff(house, &before, &after)?,
+        Request::SnapshotVerify { id } => snapshots::verify(house, &id)?,
+        Request::SnapshotPull { id, reason } => snapshots::pull(house, &id, reason)?,
+        Request::SnapshotRestore { id, name } => snapshots::restore_as_clone(house, &id, name)?,
         Request::Migrate { name, to } => migrate::migrate(house, &house.domain(&name)?, &to, socket)?,
         Request::Clone(request) => clone::clone(house, &request)?,
         Request::PoolOpen(request) => pool::open(house, &request)?,

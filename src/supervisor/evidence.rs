@@ -107,35 +107,76 @@ fn standing_still<T>(
 
 /// Memory and disks of a domain into a case; answers its id and folder, and how long the domain stood still.
 pub fn pull(house: &House, domain: &Domain, reason: Option<String>) -> Result<Value, HouseError> {
-    let name = domain.file.name.clone();
-    let evidence = house.state.evidence();
-    house
-        .state
-        .make(&evidence)
-        .map_err(|source| EvidenceError::Write { what: "the evidence folder", source })?;
-    let key = CaseKey::load_or_create(&house.state.keys()).map_err(EvidenceError::Key)?;
-    let now = Timestamp::now();
-    let wrong = |source| EvidenceError::Acquire { name: name.clone(), source };
-    let (frozen, pause) = if is_copied_while_it_runs(domain) {
+    let who = (domain.file.name.as_str(), Some(domain.domid));
+    if is_copied_while_it_runs(domain) {
         let (folder, standing, pause) = snapshot::passing_copy(domain, &temporary(house, "pull", domain))?;
         let source = acquisition_of(domain, &folder, &standing.rest, reason.clone())?;
-        (forensics::copied(source, now, pause).map_err(wrong)?, pause)
-    } else {
-        let begun = Instant::now();
-        standing_still(house, domain, |registers| {
-            let source = acquisition(domain, registers, reason.clone())?;
-            Ok((forensics::copy_paused(source, &evidence, now).map_err(wrong)?, begun.elapsed()))
-        })?
-    };
-    let tool = concat!("honeynet ", env!("CARGO_PKG_VERSION"));
-    let options = CaseOptions { who: "supervisor", tool, chain_head: None, key: Some(&key), now };
-    let written = forensics::finish(frozen, &evidence, &options, &|_| {});
-    let id = written.map_err(|source| EvidenceError::Acquire { name: name.clone(), source })?;
-    dashboard::share_case(&evidence.join(&id))
-        .map_err(|source| EvidenceError::Write { what: "the case's permissions", source })?;
-    let event = Event::new(EventId::CaseCreated, Timestamp::now()).domain(domain.name(), Some(domain.domid));
-    house.announcer.event(event.with("case", id.clone()).with("reason", reason.unwrap_or_default()));
-    Ok(json!({ "case": id, "folder": evidence.join(&id), "pause_ms": pause.as_secs_f64() * 1e3 }))
+        return write_case(house, who, source, pause, reason);
+    }
+    let (desk, begun) = (Desk::open(house, who.0)?, Instant::now());
+    let (frozen, pause) = standing_still(house, domain, |registers| {
+        let source = acquisition(domain, registers, reason.clone())?;
+        let frozen =
+            forensics::copy_paused(source, &desk.evidence, desk.now).map_err(|source| desk.wrong(source))?;
+        Ok((frozen, begun.elapsed()))
+    })?;
+    desk.write(house, who.1, frozen, pause, reason)
+}
+
+/// What was copied already into a case.
+pub fn write_case(
+    house: &House,
+    (name, domid): (&str, Option<u32>),
+    source: Acquisition,
+    pause: Duration,
+    reason: Option<String>,
+) -> Result<Value, HouseError> {
+    let desk = Desk::open(house, name)?;
+    let frozen = forensics::copied(source, desk.now, pause).map_err(|source| desk.wrong(source))?;
+    desk.write(house, domid, frozen, pause, reason)
+}
+
+/// Where a case is written, and with what.
+struct Desk {
+    name: String,
+    evidence: PathBuf,
+    key: CaseKey,
+    now: Timestamp,
+}
+
+impl Desk {
+    fn open(house: &House, name: &str) -> Result<Desk, EvidenceError> {
+        let evidence = house.state.evidence();
+        let made = house.state.make(&evidence);
+        made.map_err(|source| EvidenceError::Write { what: "the evidence folder", source })?;
+        let key = CaseKey::load_or_create(&house.state.keys())?;
+        Ok(Desk { name: name.to_owned(), evidence, key, now: Timestamp::now() })
+    }
+
+    fn wrong(&self, source: forensics::AcquireError) -> EvidenceError {
+        EvidenceError::Acquire { name: self.name.clone(), source }
+    }
+
+    fn write(
+        &self,
+        house: &House,
+        domid: Option<u32>,
+        frozen: forensics::Frozen,
+        pause: Duration,
+        reason: Option<String>,
+    ) -> Result<Value, HouseError> {
+        let tool = concat!("honeynet ", env!("CARGO_PKG_VERSION"));
+        let (key, now) = (Some(&self.key), self.now);
+        let options = CaseOptions { who: "supervisor", tool, chain_head: None, key, now };
+        let written = forensics::finish(frozen, &self.evidence, &options, &|_| {});
+        let id = written.map_err(|source| self.wrong(source))?;
+        let folder = self.evidence.join(&id);
+        dashboard::share_case(&folder)
+            .map_err(|source| EvidenceError::Write { what: "the case's permissions", source })?;
+        let event = Event::new(EventId::CaseCreated, Timestamp::now()).domain(self.name.clone(), domid);
+        house.announcer.event(event.with("case", id.clone()).with("reason", reason.unwrap_or_default()));
+        Ok(json!({ "case": id, "folder": folder, "pause_ms": pause.as_secs_f64() * 1e3 }))
+    }
 }
 
 /// Else its memory is what it left, or its image itself is written and nothing tells what changes.
@@ -220,7 +261,8 @@ fn acquisition_of(
     about(domain, (memory, 0), disks, Some(rest.registers.clone()), reason)
 }
 
-fn opened_disk(view: View) -> io::Result<OpenedDisk> {
+/// A view as a case takes it.
+pub fn opened_disk(view: View) -> io::Result<OpenedDisk> {
     let (bytes, allocated) = (view.bytes(), view.allocated()?);
     Ok(OpenedDisk { reader: Box::new(view), bytes, allocated })
 }

@@ -26,6 +26,7 @@ use super::pool::{self, PoolError, Pools};
 use super::protocol::Create;
 use super::saved::SavedError;
 use super::services::Services;
+use super::snapshots::SnapshotsError;
 use super::spares::Spares;
 use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
 use crate::state::State;
@@ -109,6 +110,9 @@ pub enum HouseError {
     /// Nothing was cloned.
     #[error(transparent)]
     Clone(#[from] CloneError),
+    /// Nothing is done with a snapshot.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotsError),
     /// A domain does not move.
     #[error(transparent)]
     Migrate(#[from] MigrateError),

@@ -33,6 +33,7 @@ mod run;
 mod saved;
 mod services;
 mod snapshot;
+mod snapshots;
 mod spares;
 
 pub use dashboard::DashboardProcess;

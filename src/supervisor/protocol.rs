@@ -137,6 +137,34 @@ pub enum Request {
         /// A peer of the honeynet file.
         to: String,
     },
+    /// All snapshots of the state directory.
+    Snapshots,
+    /// What differs between two snapshots.
+    SnapshotDiff {
+        /// `DOMAIN/ID`.
+        before: String,
+        /// `DOMAIN/ID`.
+        after: String,
+    },
+    /// Whether a snapshot is as it was written.
+    SnapshotVerify {
+        /// `DOMAIN/ID`.
+        id: String,
+    },
+    /// Memory and disks of a snapshot into a case.
+    SnapshotPull {
+        /// `DOMAIN/ID`.
+        id: String,
+        /// Why, for the custody log.
+        reason: Option<String>,
+    },
+    /// A snapshot becomes a domain beside the one that it was taken of.
+    SnapshotRestore {
+        /// `DOMAIN/ID`.
+        id: String,
+        /// Its name.
+        name: String,
+    },
     /// Saved domains go on side by side.
     Clone(CloneRequest),
     /// Opens a pool of clones.
@@ -172,7 +200,7 @@ pub enum Asker {
     /// Root's: the command line.
     Root,
     /// The dashboard's. It speaks with browsers, so it may do nothing that could not be taken back, and read nothing that it
-    /// does not show.
+    /// does not show. Snapshots it names by their ids: no path is its to say.
     Dashboard,
 }
 
@@ -189,12 +217,15 @@ impl Request {
             | Request::Pools
             | Request::Observe { .. }
             | Request::Pull { .. }
+            | Request::Snapshot { .. }
+            | Request::Snapshots
+            | Request::SnapshotDiff { .. }
+            | Request::SnapshotVerify { .. }
+            | Request::SnapshotPull { .. }
+            | Request::SnapshotRestore { .. }
             | Request::FimCheck { .. }
             | Request::Pause { .. }
             | Request::Unpause { .. } => Ok(()),
-            Request::Snapshot { .. } => {
-                Err("snapshots are taken on the command line: honeynet snapshot NAME")
-            }
             Request::DumpCore { .. } => {
                 Err("cores are written on the command line: honeynet dump-core NAME FILE")
             }

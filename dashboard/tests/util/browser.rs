@@ -98,6 +98,7 @@ impl Browser {
     }
 
     /// Where downloads go.
+    #[allow(dead_code, reason = "who shares this file may download nothing")]
     pub fn downloads(&self) -> &Path {
         self.data.path()
     }

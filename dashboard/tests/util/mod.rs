@@ -9,6 +9,7 @@
 
 pub mod browser;
 pub mod intruder;
+pub mod snapshots;
 pub mod supervisor;
 
 use std::io::{Read, Write};

@@ -11,6 +11,8 @@ use forensics::{Acquisition, CaseKey, CaseOptions, DomainInfo, RamRange};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::snapshots::Snapshots;
+
 /// RAM of its domains.
 const MEMORY_BYTES: u64 = 8 << 20;
 
@@ -39,6 +41,7 @@ struct Post {
     keys: PathBuf,
     emitter: Emitter,
     begun: Instant,
+    snapshots: Snapshots,
 }
 
 impl Supervisor {
@@ -52,6 +55,7 @@ impl Supervisor {
             keys,
             emitter,
             begun: Instant::now(),
+            snapshots: Snapshots,
         };
         let listener = UnixListener::bind(path).unwrap();
         std::thread::spawn(move || {
@@ -102,7 +106,8 @@ impl Post {
 
     fn answer(&self, request: &Value) -> Result<Value, String> {
         let name = request["name"].as_str().unwrap_or_default();
-        if !name.is_empty() && !["web-server", "ssh-server"].contains(&name) {
+        let known = ["web-server", "ssh-server"].contains(&name) || request["op"] == "snapshot-restore";
+        if !name.is_empty() && !known {
             return Err(format!("there is no domain {name}"));
         }
         match request["op"].as_str().unwrap() {
@@ -125,6 +130,12 @@ impl Post {
                 self.wait();
                 self.snapshot(name, request["reason"].as_str())
             }
+            "snapshot" | "snapshots" | "pools" => Ok(self.snapshots.answer(request)),
+            "snapshot-verify" | "snapshot-diff" | "snapshot-restore" => {
+                self.wait();
+                Ok(self.snapshots.answer(request))
+            }
+            "snapshot-pull" => self.snapshot("web-server", request["reason"].as_str()),
             "fim-check" => {
                 self.wait();
                 Ok(self.check(name))

@@ -209,6 +209,9 @@ impl Pool {
     }
 
     fn row(&self) -> Value {
+        // Not waited for while it is made.
+        let shared =
+            self.shared.try_lock().ok().and_then(|shared| shared.as_ref().map(|shared| shared.name()));
         let places = self.places();
         let clones: Vec<Value> = places
             .taken()
@@ -232,6 +235,7 @@ impl Pool {
             "clones_max": limits.clones,
             "idle_max_s": limits.idle.as_secs(),
             "clones": clones,
+            "shared": shared,
         })
     }
 
