@@ -11,7 +11,7 @@ BENCHES_GUEST  := bench-boot bench-guest bench-net bench-disk bench-introspect b
 # libFuzzer is C++.
 PACKAGES_FUZZ  := g++
 
-.PHONY: up down test fuzz packages-build packages-test packages-run packages-bench packages-fuzz lint $(BENCHES_GUEST)
+.PHONY: up down test proof fuzz packages-build packages-test packages-run packages-bench packages-fuzz lint $(BENCHES_GUEST)
 
 packages-build:
 	@scripts/packages $(PACKAGES_BUILD)
@@ -39,6 +39,11 @@ down:
 
 test: packages-test
 	cargo test --workspace
+
+# The long form of tests/proof: every checksum through so many snapshots, restores, clones and migrations, and so many attackers while processes are killed.
+PROOF_ROUNDS ?= 200
+proof: packages-test
+	HONEYNET_PROOF_ROUNDS=$(PROOF_ROUNDS) cargo test -p honeynet --test proof -- --nocapture --test-threads 1
 
 # Ours and its peer (QEMU's TCG; strace and auditd; fewer vcpus) by turns: prints a table, writes target/bench/NAME.json.
 $(BENCHES_GUEST): bench-%: packages-bench

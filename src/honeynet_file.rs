@@ -505,7 +505,7 @@ mod tests {
         check("x = ", "line 1, column 5: string values must be quoted, expected literal string");
         check(
             "\ncolour = 1",
-            "line 2, column 1: unknown field `colour`, expected one of `state`, `rules`, `recipes`, `network`, `dashboard`, `decoy`, `snapshot`",
+            "line 2, column 1: unknown field `colour`, expected one of `state`, `rules`, `recipes`, `network`, `dashboard`, `migration`, `decoy`, `snapshot`",
         );
         check(
             "[network]\nuplink = \"eth0\"",

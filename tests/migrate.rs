@@ -12,21 +12,13 @@ use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use util::busy;
 use util::guest::Guest;
 use util::hosts::Hosts;
 use util::{Honeynet, kill, told, wait_for};
 
 const DECOY: &str = "10.77.0.10";
 const SILENCE_MAX: Duration = Duration::from_secs(20);
-/// Memory and files that are written all the time, each with its sum beside it.
-const BUSY: &str = "mkdir -p /m /d; mount -t tmpfs none /m; mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; \
- dd if=/dev/urandom of=/m/pattern bs=1M count=16 2>/dev/null; sha256sum /m/pattern > /m/sum; \
- (i=0; while [ ! -e /m/stop ]; do i=$((i+1)); for d in /m /d; do head -c 100000 /dev/urandom > $d/f.new; \
-  sha256sum < $d/f.new > $d/s.new; mv $d/f.new $d/f.$((i%8)); mv $d/s.new $d/s.$((i%8)); done; echo $i > /m/count; done) >/dev/null 2>&1 & busy=$!";
-/// Stops that between two files, and says how many are not as their sums say.
-const CHECK: &str = "touch /m/stop; wait $busy; sha256sum -c /m/sum; bad=0; for d in /m /d; do for i in 0 1 2 3 4 5 6 7; do \
- [ \"$(sha256sum < $d/f.$i)\" = \"$(cat $d/s.$i)\" ] || bad=$((bad+1)); done; done; echo bad $bad count $(cat /m/count); sync; umount /d; echo unmounted";
-
 /// A domain with a disk and a network, whose server on port 7777 counts, line by line, without being asked.
 fn counting(honeynet: &Honeynet) -> Guest {
     honeynet.write("d.img", vec![0; 32 << 20]);
@@ -71,22 +63,13 @@ fn state_of(honeynet: &Honeynet, name: &str) -> Option<String> {
     Some(row["state"].as_str().unwrap().to_owned())
 }
 
-#[track_caller]
-fn whole(guest: &mut Guest) {
-    let said = guest.run(CHECK);
-    assert!(
-        said.contains("/m/pattern: OK") && said.contains("bad 0 ") && said.contains("unmounted"),
-        "{said}"
-    );
-}
-
 #[test]
 fn a_domain_moves_there_and_back_and_its_connections_live_on() {
     let hosts = Hosts::new();
     let honeynets = hosts.honeynets();
     let [a, b] = &honeynets;
     let mut guest = counting(a);
-    guest.run(BUSY);
+    busy::start(&mut guest, 16);
     b.start_supervisor();
     let mut reader = client(&hosts);
     let mut uptime = 0.0;
@@ -104,7 +87,7 @@ fn a_domain_moves_there_and_back_and_its_connections_live_on() {
         let anew = from.run(&["create", "d.cfg"]);
         assert!(anew.code != 0, "{anew:?}");
     }
-    whole(&mut guest);
+    busy::stop_and_check(&mut guest);
 }
 
 /// Which of the two has the domain, once one of them alone has it and lets it run.
@@ -165,20 +148,18 @@ fn disturb(hosts: &Hosts, honeynets: &[Honeynet; 2], trouble: Trouble, asker: &m
     }
 }
 
-/// Moments of one kind of trouble; the long form is for `make proof`.
-fn rounds() -> u64 {
-    std::env::var("HONEYNET_PROOF_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
-}
+/// Moments of each kind of trouble.
+const ROUNDS: u64 = 3;
 
 #[test]
 fn exactly_one_runs_whatever_breaks_and_whenever() {
     let hosts = Hosts::new();
     let honeynets = hosts.honeynets();
     let mut guest = counting(&honeynets[0]);
-    guest.run(BUSY);
+    busy::start(&mut guest, 16);
     honeynets[1].start_supervisor();
     let (mut at, mut moved) = (0, 0);
-    for round in 0..rounds() {
+    for round in 0..ROUNDS {
         for (kind, trouble) in
             (0..).zip([Trouble::Asker, Trouble::Carrier(0), Trouble::Carrier(1), Trouble::Wire])
         {
@@ -206,7 +187,7 @@ fn exactly_one_runs_whatever_breaks_and_whenever() {
     }
     println!("moved {moved} times");
     guest.run("true");
-    whole(&mut guest);
+    busy::stop_and_check(&mut guest);
 }
 
 #[test]
@@ -215,7 +196,7 @@ fn a_peer_that_dies_takes_nothing_with_it() {
     let honeynets = hosts.honeynets();
     let [a, b] = &honeynets;
     let mut guest = counting(a);
-    guest.run(BUSY);
+    busy::start(&mut guest, 16);
     for moment in [60, 250] {
         b.start_supervisor();
         let supervisor = b.run(&["info", "--json"]).good().json()["pid"].as_i64().unwrap();
@@ -234,7 +215,7 @@ fn a_peer_that_dies_takes_nothing_with_it() {
         b.start_supervisor();
         assert_eq!(where_it_runs(&honeynets), 0, "{output:?}");
     }
-    whole(&mut guest);
+    busy::stop_and_check(&mut guest);
 }
 
 #[test]

@@ -14,22 +14,9 @@ use std::time::Duration;
 
 use honeyvmm::disk::{Below, View};
 use serde_json::Value;
+use util::busy;
 use util::guest::Guest;
 use util::{Honeynet, row_when};
-
-/// Memory with a pattern that is written anew all the time, a writer of files whose every file carries its own sum, and a counter that never goes back.
-const BUSY: &str = "mkdir -p /m /d; mount -t tmpfs none /m; mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; \
- dd if=/dev/urandom of=/m/pattern bs=1M count=16 2>/dev/null; sha256sum /m/pattern > /m/sum; \
- (i=0; while [ ! -e /m/stop ]; do i=$((i+1)); head -c 20000 /dev/urandom > /d/f.$((i%8)).new; \
-  sha256sum < /d/f.$((i%8)).new > /d/s.$((i%8)).new; mv /d/f.$((i%8)).new /d/f.$((i%8)); mv /d/s.$((i%8)).new /d/s.$((i%8)); \
-  head -c 300000 /dev/urandom > /m/p.$((i%4)).new; sha256sum < /m/p.$((i%4)).new > /m/q.$((i%4)).new; \
-  mv /m/p.$((i%4)).new /m/p.$((i%4)); mv /m/q.$((i%4)).new /m/q.$((i%4)); \
-  echo $i > /d/count.new; mv /d/count.new /d/count; done) >/dev/null 2>&1 &";
-/// Stops the writer between two files, and says whether all of it is as its sums say.
-const CHECK: &str = "touch /m/stop; wait; sha256sum -c /m/sum; bad=0; for i in 0 1 2 3 4 5 6 7; do \
- [ -e /d/s.$i ] && [ \"$(sha256sum < /d/f.$i)\" = \"$(cat /d/s.$i)\" ] || bad=$((bad+1)); done; \
- for i in 0 1 2 3; do [ -e /m/q.$i ] && [ \"$(sha256sum < /m/p.$i)\" = \"$(cat /m/q.$i)\" ] || bad=$((bad+1)); done; \
- echo bad $bad count $(cat /d/count); sync; umount /d; echo unmounted";
 
 /// A guest with a disk of its own layer.
 fn guest(honeynet: &Honeynet, keys: &str) -> Guest {
@@ -55,16 +42,6 @@ fn destroy(honeynet: &Honeynet, name: &str) {
     assert!(row_when(honeynet, name, |row| row.is_none()).is_none());
 }
 
-/// Everything is as its sums say; answers how far the writer came.
-#[track_caller]
-fn check(guest: &mut Guest) -> u32 {
-    let said = guest.run(CHECK);
-    let whole = said.contains("/m/pattern: OK") && said.contains("bad 0 ") && said.contains("unmounted");
-    assert!(whole, "{said}");
-    let count = said.split("count ").nth(1).unwrap().split_whitespace().next().unwrap();
-    count.parse().unwrap()
-}
-
 /// e2fsck finds nothing to do on the disk of a snapshot whose guest had unmounted it.
 fn check_file_system(honeynet: &Honeynet, folder: &Path, layers: &[PathBuf]) {
     let layers = layers.iter().map(|path| File::open(path).unwrap()).collect();
@@ -87,9 +64,7 @@ fn flip(path: &Path, at: usize) {
 fn a_busy_guest_goes_on_from_every_snapshot_with_every_byte() {
     let honeynet = Honeynet::new("");
     let mut guest = guest(&honeynet, "vcpus=2");
-    guest.run(BUSY);
-    // All files are there.
-    guest.run("while [ \"$(cat /d/count 2>/dev/null || echo 0)\" -lt 9 ]; do sleep 0.1; done");
+    busy::start(&mut guest, 16);
     let commands = guest.commands();
     let mut taken = Vec::new();
     for (round, diff) in [false, true, true, false, true].into_iter().enumerate() {
@@ -100,7 +75,7 @@ fn a_busy_guest_goes_on_from_every_snapshot_with_every_byte() {
         taken.push(one);
     }
     // Who was copied all the time has noticed nothing.
-    let last = check(&mut guest);
+    let last = busy::stop_and_check(&mut guest);
     drop(guest);
     destroy(&honeynet, "a");
     let rows = honeynet.run(&["snapshots", "a", "--json"]).good().json();
@@ -112,7 +87,7 @@ fn a_busy_guest_goes_on_from_every_snapshot_with_every_byte() {
         honeynet.run(&["snapshot-verify", id(one)]).good();
         honeynet.run(&["restore", id(one), "--name", "b"]).good();
         let mut guest = Guest::take_up(&honeynet, "b", commands);
-        let now = check(&mut guest);
+        let now = busy::stop_and_check(&mut guest);
         assert!(now >= count && now <= last + 1, "{count} {now} {last}");
         count = now;
         // A diff against what it went on from, with the disk at rest.

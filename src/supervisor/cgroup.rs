@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// What a domain process may use beside the guest's RAM.
 const OWN_MEMORY_BYTES: u64 = 64 << 20;
 
+/// The group of all domains of all honeynets; below it one a domain, after the number of its supervisor.
+const ALL: &str = "honeynet";
+
 /// A control group; gone when dropped.
 pub struct MemoryGroup {
     folder: PathBuf,
@@ -16,7 +19,7 @@ impl MemoryGroup {
     /// Makes a group for a domain of this RAM and puts the process into it. `Ok(None)`: this host offers none.
     pub fn enclose(name: &str, memory_bytes: u64, pid: u32) -> io::Result<Option<MemoryGroup>> {
         let Some((hierarchy, limit_file)) = hierarchy() else { return Ok(None) };
-        let folder = hierarchy.join("honeynet").join(name);
+        let folder = hierarchy.join(ALL).join(format!("{}-{name}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let group = MemoryGroup { folder };
         let limit = (memory_bytes + OWN_MEMORY_BYTES).to_string();
@@ -36,6 +39,20 @@ impl Drop for MemoryGroup {
             let _ = fs::remove_dir(all);
         }
     }
+}
+
+/// Removes the groups of supervisors that were killed.
+pub fn remove_left_over() {
+    let Some((hierarchy, _)) = hierarchy() else { return };
+    for entry in fs::read_dir(hierarchy.join(ALL)).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let supervisor = name.split_once('-').and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if supervisor.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // One that a process is still in stays, and goes the next time.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(hierarchy.join(ALL));
 }
 
 fn hierarchy() -> Option<(&'static Path, &'static str)> {

@@ -12,23 +12,18 @@ use serde_json::{Value, json};
 
 use super::announce::Announcer;
 use super::beginning::Beginning;
-use super::clone::CloneError;
-use super::console::ConsoleError;
-use super::control::ControlError;
-use super::copying::CopyError;
 use super::core;
 use super::domain::{Domain, Ending, Life};
-use super::evidence::EvidenceError;
+pub use super::house_error::HouseError;
 use super::launch::{self, LaunchError, Plan};
-use super::migrate::{MigrateError, Migration, Moved};
-use super::network::{Network, SwitchError};
-use super::pool::{self, PoolError, Pools};
+use super::migrate::{Migration, Moved};
+use super::network::{Network, Seat};
+use super::pool::{self, Pools};
 use super::protocol::Create;
 use super::saved::SavedError;
 use super::services::Services;
-use super::snapshots::SnapshotsError;
 use super::spares::Spares;
-use crate::domain_file::{self, DomainFile, DomainFileError, OnExit};
+use crate::domain_file::{self, DomainFile, OnExit};
 use crate::state::State;
 use crate::uuid;
 
@@ -37,98 +32,9 @@ const RESTART_LIFE_MIN: Duration = Duration::from_secs(1);
 /// How long a domain process may take to go after it was asked to, before it is killed.
 const GOING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Domains of one box; most of them clones.
-const DOMAINS_MAX: usize = 640;
+pub const DOMAINS_MAX: usize = 640;
 /// When processes that wait for a domain are started after one was taken.
 const PREPARED_AFTER: Duration = Duration::from_millis(100);
-
-/// Why something did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum HouseError {
-    /// No such domain.
-    #[error("there is no domain {name}")]
-    NoDomain {
-        /// As asked for.
-        name: String,
-    },
-    /// The name is taken.
-    #[error("there is a domain {name} already")]
-    Exists {
-        /// The name.
-        name: String,
-    },
-    /// Too many.
-    #[error("there are {DOMAINS_MAX} domains already")]
-    Full,
-    /// The subnet is full.
-    #[error("no address of the honeynet's subnet is free")]
-    NoAddress,
-    /// The domain file is wrong.
-    #[error(transparent)]
-    File(#[from] DomainFileError),
-    /// It could not be built.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The domain is in the wrong state.
-    #[error("domain {name} is {is}, not {wanted}")]
-    State {
-        /// The domain.
-        name: String,
-        /// What it is.
-        is: &'static str,
-        /// What it must be.
-        wanted: &'static str,
-    },
-    /// Its process did not do it.
-    #[error("domain {name}: {error}")]
-    Control {
-        /// The domain.
-        name: String,
-        /// Why.
-        error: ControlError,
-    },
-    /// Its observer does not run.
-    #[error("domain {name} cannot be observed")]
-    Observer {
-        /// The domain.
-        name: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Its console is not to be had.
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
-    /// Nothing was taken.
-    #[error(transparent)]
-    Evidence(#[from] EvidenceError),
-    /// A domain was not saved, or one that was saved is none.
-    #[error(transparent)]
-    Saved(#[from] SavedError),
-    /// There is no pool.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-    /// Nothing was cloned.
-    #[error(transparent)]
-    Clone(#[from] CloneError),
-    /// Nothing is done with a snapshot.
-    #[error(transparent)]
-    Snapshots(#[from] SnapshotsError),
-    /// A domain does not move.
-    #[error(transparent)]
-    Migrate(#[from] MigrateError),
-    /// A domain was not copied.
-    #[error(transparent)]
-    Copy(#[from] CopyError),
-    /// The switch did not do it.
-    #[error(transparent)]
-    Switch(#[from] SwitchError),
-    /// It is still there.
-    #[error("the process of domain {name} does not go")]
-    Stays {
-        /// The domain.
-        name: String,
-    },
-}
 
 /// The house.
 pub struct House {
@@ -362,7 +268,21 @@ impl House {
             self.network.unplug(domain.domid);
         }
         self.forget(domain);
+        self.clear_away(domain);
         Ok(())
+    }
+
+    /// A clone was a look at a snapshot: what it wrote goes with it. Another domain's disk stays, for its next start.
+    fn clear_away(&self, domain: &Domain) {
+        if !matches!(domain.seat, Seat::Outer { .. }) {
+            return;
+        }
+        match std::fs::remove_dir_all(self.state.domain(&domain.file.name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, name = domain.file.name, "the folder of a clone stays");
+            }
+            _ => {}
+        }
     }
 
     /// Takes a domain down whose memory or disks are not as they were saved.

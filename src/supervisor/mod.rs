@@ -16,6 +16,7 @@ mod dashboard;
 mod domain;
 mod evidence;
 mod house;
+mod house_error;
 mod launch;
 mod logsink;
 mod migrate;

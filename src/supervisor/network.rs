@@ -20,6 +20,7 @@ use netwatch::config::{CaptureConfig, NetwatchConfig, RelayConfig, RelaySource, 
 use netwatch::netns::{self, NetnsError};
 use netwatch::uplink::{self, InterfaceSpec, UplinkError};
 
+use super::cgroup;
 use super::process::{Descriptors, Program};
 use super::services::Service;
 use crate::domain_file::vif;
@@ -339,6 +340,7 @@ pub fn remove_left_over(state: &State) -> Result<(), NetnsError> {
     }
     let _ = std::fs::remove_file(&mark);
     devices::remove_left_over(state);
+    cgroup::remove_left_over();
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use rustix::fs::FlockOperation;
 use events::emitter::EmitterError;
 
 use super::announce::Announcer;
+use super::cgroup;
 use super::client;
 use super::dashboard::{DASHBOARD_UID, Dashboard, DashboardError};
 use super::house::House;
@@ -149,6 +150,7 @@ fn open_house(
         state.make(&private).map_err(step("make its folders"))?;
     }
     chown(state.pcap(), Some(NETWATCH_UID), Some(NETWATCH_UID)).map_err(step("give netwatch its folder"))?;
+    cgroup::remove_left_over();
     let dashboard = Dashboard::prepare(&state, &file.dashboard)?;
     let migration = Migration::prepare(&state, &file.migration)?;
     let network = Arc::new(Network::build(file, folder, &state)?);

@@ -140,6 +140,8 @@ fn plan(domain: &Domain, turn: &Turn, diff: Diff) -> Result<Plan, SavedError> {
     let (scope, over) = match (diff, domain.copies.origin(), &turn.last) {
         (Diff::No, _, _) | (Diff::IfPossible, None, None) => return Ok(full),
         (Diff::IfPossible, Some(origin), _) => (Scope::SinceRestored, &origin.chain().leaf().folder),
+        // One that was removed is nothing that a diff could lie over.
+        (Diff::IfPossible, None, Some(last)) if !last.folder.exists() => return Ok(full),
         (Diff::IfPossible, None, Some(last)) => (Scope::SinceLast, &last.folder),
     };
     let over = Chain::open(over)?;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod busy;
 pub mod guest;
 pub mod hosts;
 pub mod shell;

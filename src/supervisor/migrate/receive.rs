@@ -279,7 +279,10 @@ impl Drop for Built {
             true => resources::take_layers_back(&domain.file, &self.own),
             false => std::fs::remove_dir_all(&self.own),
         };
-        if let Err(error) = taken_back {
+        // A clone's has gone already.
+        if let Err(error) = taken_back
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(%error, path = %self.own.display(), "what came of a domain stays");
         }
     }

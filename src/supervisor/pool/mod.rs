@@ -4,6 +4,7 @@
 //! been silent for long, its clone is written down if the intruder has left a trace in it, and goes.
 
 mod left;
+mod orphans;
 mod places;
 
 use std::collections::BTreeMap;
@@ -89,6 +90,14 @@ pub fn open(house: &Arc<House>, request: &PoolRequest) -> Result<Value, HouseErr
             return Err(PoolError::Full.into());
         }
         table.insert(name.clone(), Arc::clone(&pool));
+    }
+    // Before the first clone of ours has a folder there.
+    match orphans::clear(&house.state, &name) {
+        0 => {}
+        kept => house.announcer.line(&format!(
+            "pool {name}: written disks of {kept} clones of an earlier run are kept in {}",
+            house.state.root().join("domains").display()
+        )),
     }
     if let Err(error) = house.network.add_pool(&name, &mac, address, request.touch) {
         house.pools.table().remove(&name);
