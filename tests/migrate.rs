@@ -9,7 +9,7 @@ mod util;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use util::busy;
@@ -245,4 +245,39 @@ fn what_cannot_move_is_refused_in_one_sentence_and_runs_on() {
     refused(&["migrate", "d", "b"], "honeynet b");
     assert_eq!(guest.run("echo here"), "here");
     assert!(told(&a, "migration.failed", "refuses"));
+}
+
+/// The attacker's host reaches this address.
+fn answers(hosts: &Hosts, address: &str) {
+    let ping =
+        || Command::new("ping").args(["-c", "1", "-W", "1", address]).output().unwrap().status.success();
+    hosts.attack(|| wait_for("an answer", || ping().then_some(())));
+}
+
+#[test]
+fn a_paused_domain_stays_paused_and_a_clone_keeps_its_address() {
+    let hosts = Hosts::new();
+    let [a, b] = hosts.honeynets();
+    let mut guest = counting(&a);
+    guest.run("echo held > /held; echo disk | dd of=/dev/xvda bs=512 conv=sync,fsync 2>/dev/null");
+    let commands = guest.commands();
+    let taken = a.run(&["snapshot", "d", "--json"]).good().json();
+    let clones = a.run(&["clone", taken["id"].as_str().unwrap(), "--name", "c", "--json"]).good().json();
+    let address = clones[0]["address"].as_str().unwrap().to_owned();
+    answers(&hosts, &address);
+    b.start_supervisor();
+    a.run(&["migrate", "c", "b"]).good();
+    assert!(!a.path("state/domains/c").exists(), "a clone leaves nothing");
+    let row = b.run(&["list", "c", "--json"]).good().json()[0].clone();
+    assert_eq!(row["address"], address.as_str(), "{row}");
+    // Its layer and the frozen ones below it are one now.
+    let mut clone = Guest::take_up(&b, "c", commands);
+    assert_eq!(clone.run("cat /held; head -c 4 /dev/xvda"), "held\ndisk");
+    answers(&hosts, &address);
+    a.run(&["pause", "d"]).good();
+    a.run(&["migrate", "d", "b"]).good();
+    assert_eq!(state_of(&b, "d").as_deref(), Some("--p---"));
+    b.run(&["unpause", "d"]).good();
+    let mut guest = guest.go_on(&b, "d");
+    assert_eq!(guest.run("cat /held"), "held");
 }

@@ -7,6 +7,7 @@
 
 mod util;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,4 +64,25 @@ fn volatility_shows_what_ran_in_a_case() {
     assert!(has(&modules, "Module Name", "xen_blkfront"), "{modules:?}");
     let calls = rows(&case, &pinned, "linux.malware.check_syscall.Check_syscall");
     assert!(has(&calls, "Handler Symbol", "__x64_sys_execve"), "{} calls", calls.len());
+    a_snapshot_shows_the_same(&honeynet);
+}
+
+/// Of a snapshot Volatility lists the processes that we list of a domain that stands where it was taken.
+fn a_snapshot_shows_the_same(honeynet: &Honeynet) {
+    let taken = honeynet.run(&["snapshot", "a", "--json"]).good().json();
+    let id = format!("a/{}", taken["id"].as_str().unwrap());
+    let case = honeynet.run(&["pull", &id, "--json"]).good().json();
+    let case = PathBuf::from(case["folder"].as_str().unwrap());
+    honeynet.run(&["verify", case.to_str().unwrap()]).good();
+    honeynet.run(&["restore", &id, "--name", "b", "-p"]).good();
+    let pair = |row: &Value, pid: &str, comm: &str| {
+        (row[pid].as_u64().unwrap(), row[comm].as_str().unwrap().to_owned())
+    };
+    let listed = honeynet.run(&["ps", "b", "--json"]).good().json();
+    let ours: BTreeSet<_> =
+        listed["processes"].as_array().unwrap().iter().map(|row| pair(row, "tgid", "comm")).collect();
+    let theirs = rows(&case, &["-c", "volatility.json"], "linux.pslist.PsList");
+    let theirs: BTreeSet<_> = theirs.iter().map(|row| pair(row, "PID", "COMM")).collect();
+    assert!(ours.len() > 10 && ours.iter().any(|(_, comm)| comm == "sleep"), "{ours:?}");
+    assert_eq!(ours, theirs);
 }

@@ -26,7 +26,7 @@ const CLEAN: &str = "make -s -C /opt/project clean";
 const BUILD: &str =
     "env -i PATH=/usr/local/bin:/usr/bin calls time build make -s -j4 -C /opt/project program";
 /// What the kernel says when a cpu did nothing for long.
-const STALLS: &str = "dmesg | grep -ciE 'stall|lockup|hung|blocked for more' || true";
+const STALLS: &str = "dmesg | grep -cE 'self-detected stall|detected stalls|kthread starved|soft lockup -|hard LOCKUP|blocked for more than' || true";
 
 /// Runs the bench.
 pub fn run() -> anyhow::Result<Vec<Row>> {

@@ -264,16 +264,22 @@ fn a_hostile_clone_reaches_its_own_source_and_nobody_else() {
     assert!(frames(&mut other, Duration::from_millis(100)).is_empty());
 }
 
-#[test]
-fn a_flood_of_sources_leaves_those_with_a_clone_alone() {
-    let mut house = House::build("pe");
+/// A pool, a clone in it, and an intruder's connection to that.
+fn connected(name: &str) -> (House, Clone, TcpStream) {
+    let mut house = House::build(name);
     house.add_pool();
-    let mut clone = Clone::parked("pe0");
+    let mut clone = Clone::parked(&format!("{name}0"));
     serve(&clone, 7);
     house.plug_clone_in(&mut clone, 10, INTRUDER);
     let (mut stream, _) =
         connect_from(&house.intruder_netns, INTRUDER).recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!(number_of(&mut stream), 7);
+    (house, clone, stream)
+}
+
+#[test]
+fn a_flood_of_sources_leaves_those_with_a_clone_alone() {
+    let (mut house, _clone, mut stream) = connected("pe");
     flood(&house, 20_000);
     stream.set_nodelay(true).unwrap();
     let begun = Instant::now();
@@ -350,14 +356,7 @@ fn flood(house: &House, count: u32) {
 
 #[test]
 fn five_hundred_idle_vifs_cost_a_frame_next_to_nothing() {
-    let mut house = House::build("pf");
-    house.add_pool();
-    let mut clone = Clone::parked("pf0");
-    serve(&clone, 7);
-    house.plug_clone_in(&mut clone, 10, INTRUDER);
-    let (mut stream, _) =
-        connect_from(&house.intruder_netns, INTRUDER).recv_timeout(PATIENCE).unwrap().unwrap();
-    assert_eq!(number_of(&mut stream), 7);
+    let (mut house, _clone, mut stream) = connected("pf");
     stream.set_nodelay(true).unwrap();
     let alone = round_trips(&mut stream);
     let idle: Vec<Endpoint> = (0..512).map(|number| house.plug_idle_in(7, 100 + number)).collect();

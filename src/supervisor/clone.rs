@@ -15,6 +15,7 @@ use super::domain::Domain;
 use super::house::{House, HouseError};
 use super::network::Seat;
 use super::protocol::CloneRequest;
+use super::resources;
 use super::saved::{self, Saved};
 use crate::domain_file::vif::format_mac;
 use crate::domain_file::{DomainFile, OnExit};
@@ -102,6 +103,11 @@ impl Golden {
         // It is a picture of a moment: one that begins anew would be another machine.
         (file.on_poweroff, file.on_reboot, file.on_crash) =
             (OnExit::Destroy, OnExit::Destroy, OnExit::Destroy);
+        // Its guest has the MACs that it had, also where they were made of its parent's uuid.
+        let parent = manifest.domain.uuid.unwrap_or_default();
+        for (index, vif) in file.vifs.iter_mut().enumerate() {
+            vif.mac.get_or_insert_with(|| resources::own_mac(parent, index));
+        }
         // Inside it has the address that it had; everybody else knows it by another one, or, in a pool, not by its address.
         if let (Seat::Outer { .. } | Seat::Pool { .. }, Some(vif)) = (&seat, file.vifs.first_mut()) {
             vif.ip = vif.ip.or(file.address);

@@ -424,7 +424,7 @@ pub fn vifs(file: &DomainFile, uuid: [u8; 16]) -> Result<Vec<Vif>, ResourceError
 }
 
 /// Xen's own prefix and three bytes of the domain's uuid, so that a domain keeps its address when it restarts.
-fn own_mac(uuid: [u8; 16], index: usize) -> [u8; 6] {
+pub fn own_mac(uuid: [u8; 16], index: usize) -> [u8; 6] {
     let [.., a, b, c] = uuid;
     [0x00, 0x16, 0x3e, a & 0x7f, b, c.wrapping_add(index as u8)]
 }

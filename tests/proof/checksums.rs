@@ -39,6 +39,7 @@ struct Run {
 
 #[test]
 fn every_checksum_holds_and_every_file_system_is_clean() {
+    let _alone = crate::alone();
     let (mut dice, rounds) = (Dice::new(), crate::rounds(6));
     let hosts = Hosts::new();
     let honeynets = hosts.honeynets();

@@ -33,11 +33,11 @@ struct Taken {
 impl Taken {
     fn now(honeynet: &Honeynet) -> Taken {
         let state = honeynet.path("state").canonicalize().unwrap();
+        // Each has its log, or the supervisor's, as its standard error.
         let is_ours = |pid: &str| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            let word = |word: &str| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes());
-            exe.ends_with("honeynet") && (word("--config-fd") || word(state.to_str().unwrap()))
+            let log = std::fs::read_link(format!("/proc/{pid}/fd/2")).unwrap_or_default();
+            exe.ends_with("honeynet") && log.starts_with(&state)
         };
         let names = |folder: &str| {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -50,7 +50,11 @@ impl Taken {
             processes: names("/proc").iter().filter(|pid| is_ours(pid)).count(),
             namespaces: names("/run/netns").iter().filter(|name| **name == honeynet.namespace).count(),
             devices: names("/sys/class/net").len(),
-            groups: names("/sys/fs/cgroup/memory/honeynet").len() + names("/sys/fs/cgroup/honeynet").len(),
+            groups: ["/sys/fs/cgroup/memory/honeynet", "/sys/fs/cgroup/honeynet"]
+                .into_iter()
+                .flat_map(names)
+                .filter(|name| name.contains("-farm-"))
+                .count(),
             shared_mib: shared >> 10,
         }
     }
@@ -167,6 +171,7 @@ fn kill_something(honeynet: &Honeynet, turn: u32, dice: &mut Dice, attackers: u3
 
 #[test]
 fn nothing_is_left_and_nobody_meets_another() {
+    let _alone = crate::alone();
     let (mut dice, attackers) = (Dice::new(), crate::rounds(4));
     let honeynet = farm(attackers.clamp(2, 60));
     let before = Taken::now(&honeynet);

@@ -7,11 +7,20 @@
     reason = "clippy knows tests by their attribute, not by their folder"
 )]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 mod checksums;
 mod dice;
 mod leaks;
 #[path = "../util/mod.rs"]
 mod util;
+
+/// One test at a time: one of them counts what there is on this host.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Rounds that are wanted, or this many.
 fn rounds(default: u32) -> u32 {

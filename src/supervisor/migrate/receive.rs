@@ -82,9 +82,12 @@ fn take(house: &Arc<House>, channel: &mut Channel) -> Result<(), HouseError> {
     if decide(house, &offer.token, Decision::Came)? == Decision::Refused {
         return Err(MigrateError::GivenUp(offer.domain.name).into());
     }
-    // From here on it is ours, whatever becomes of the connection.
+    // From here on it is ours, whatever becomes of the connection, or of it.
     let domain = built.keep();
-    run(house, &domain, &flows, paused)?;
+    if let Err(error) = run(house, &domain, &flows, paused) {
+        let sentence = events::sentence(&error);
+        house.announcer.line(&format!("domain {} has come, and: {sentence}", domain.name()));
+    }
     channel.tell(Kind::Answer, &Answer::Ok(json!({ "domid": domain.domid })))?;
     let event = Event::new(EventId::DomainMigrated, Timestamp::now());
     house.announcer.event(event.domain(domain.name(), Some(domain.domid)).with("from", channel.peer()));

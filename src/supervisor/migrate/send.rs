@@ -92,7 +92,10 @@ fn move_to(
     let event = Event::new(EventId::DomainMigrated, Timestamp::now());
     let event = event.domain(domain.name(), Some(domain.domid)).with("to", peer);
     house.announcer.event(event.with("downtime_ms", row["downtime_ms"].clone()));
-    house.destroy(domain)?;
+    // It has moved, whatever becomes of what it leaves.
+    if let Err(error) = house.destroy(domain) {
+        tracing::error!(error = events::sentence(&error), "a domain that has moved does not go");
+    }
     Ok(row)
 }
 
@@ -203,21 +206,18 @@ fn hand_over<'a>(
 fn go(house: &House, mut channel: Channel, token: &str) -> Outcome {
     let peer = channel.peer().to_owned();
     let sent = channel.send(Head::plain(Kind::Go, 0), &[]).map_err(|source| channel.broken(source));
-    match sent.and_then(|()| channel.answer()) {
+    // From here on only what is decided there counts, whatever else is said.
+    let why = match sent.and_then(|()| channel.answer()) {
         Ok(_) => return Outcome::Gone,
-        // It says so itself: it has not begun.
-        Err(error @ MigrateError::Refused { .. }) => return Outcome::Stays(error),
-        Err(error) => tracing::warn!(%error, "a migration is asked about"),
-    }
+        Err(error) => error,
+    };
+    tracing::warn!(error = events::sentence(&why), "a migration is asked about");
     drop(channel);
     let begun = Instant::now();
     while begun.elapsed() < ASKED_FOR && !house.is_closing() {
         match ask(house, &peer, token) {
             Ok(Decision::Came) => return Outcome::Gone,
-            Ok(Decision::Refused) => {
-                let source = io::ErrorKind::ConnectionAborted.into();
-                return Outcome::Stays(MigrateError::Broken { peer, source });
-            }
+            Ok(Decision::Refused) => return Outcome::Stays(why),
             Err(error) => tracing::debug!(%error, "nobody says what became of a migration"),
         }
         std::thread::sleep(ASKED_EVERY);
