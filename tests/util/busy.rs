@@ -5,7 +5,7 @@ use super::guest::Guest;
 /// Starts it, with so many MiB of a pattern. The disk has a file system already, or gets one.
 pub fn start(guest: &mut Guest, pattern_mib: u32) {
     guest.run(&format!(
-        "mkdir -p /m /d; mount -t tmpfs none /m; mount /dev/xvda /d 2>/dev/null || {{ mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; }}; \
+        "mkdir -p /m /d; mount -t tmpfs none /m; mount /dev/xvda /d 2>/dev/null || {{ mke2fs -q /dev/xvda 2>/dev/null || mkfs.ext2 /dev/xvda >/dev/null; mount /dev/xvda /d; }}; \
          dd if=/dev/urandom of=/m/pattern bs=1M count={pattern_mib} 2>/dev/null; sha256sum /m/pattern > /m/sum; rm -f /m/stop; \
          (i=0; while [ ! -e /m/stop ]; do i=$((i+1)); head -c 20000 /dev/urandom > /d/f.$((i%8)).new; \
           sha256sum < /d/f.$((i%8)).new > /d/s.$((i%8)).new; mv /d/f.$((i%8)).new /d/f.$((i%8)); mv /d/s.$((i%8)).new /d/s.$((i%8)); \
@@ -13,6 +13,7 @@ pub fn start(guest: &mut Guest, pattern_mib: u32) {
           mv /m/p.$((i%4)).new /m/p.$((i%4)); mv /m/q.$((i%4)).new /m/q.$((i%4)); \
           echo $i > /d/count.new; mv /d/count.new /d/count; done) >/dev/null 2>&1 & busy=$!"
     ));
+    assert_eq!(guest.run("grep -c ' /d ext' /proc/mounts"), "1", "the disk is mounted");
     // All files are there.
     guest.run("while [ \"$(cat /d/count 2>/dev/null || echo 0)\" -lt 9 ]; do sleep 0.1; done");
 }
