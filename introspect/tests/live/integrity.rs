@@ -196,8 +196,11 @@ fn a_kprobe_is_named_and_its_breakpoint_is_a_change_of_text() {
         Hook::Kprobe { at, handler } => Some((at.owner.clone()?, handler.clone()?.owner)),
         _ => None,
     });
-    let expected = ("do_sys_openat2+0x5".to_owned(), Some("kprobe_dispatcher".to_owned()));
-    assert_eq!(probe, Some(expected), "{after:?} {said}");
+    let (at, handler) = probe.unwrap();
+    assert_eq!(at, "do_sys_openat2+0x5", "{after:?} {said}");
+    // Of a probe that the kernel makes a jump of, where its instructions allow that, the handler is the kernel's own, which calls it.
+    let handler = handler.unwrap();
+    assert!(["kprobe_dispatcher", "aggr_pre_handler"].contains(&handler.as_str()), "{after:?}");
     check(&guest, &mut integrity);
     let found = check(&guest, &mut integrity);
     let kinds: HashSet<What> = found
