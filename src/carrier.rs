@@ -22,9 +22,9 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::rustls::{self, CommonState};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::jail::Jail;
 use crate::migration::{Fingerprint, Identity};
@@ -105,76 +105,80 @@ pub fn run(process: CarrierProcess) -> Result<(), CarrierError> {
     runtime.block_on(async {
         let mut local = tokio::net::UnixStream::from_std(local)?;
         let tcp = tokio::net::TcpStream::from_std(tcp)?;
-        let carried = async {
-            match side {
-                Side::Client => client(tcp, &identity, &known, &mut local).await,
-                Side::Server => server(tcp, &identity, &known, &mut local).await,
+        match shake_hands(tcp, side, &identity, &known).await {
+            Ok((stream, peer)) => carry(stream, local, &peer).await,
+            Err(error) => {
+                // Whoever reads this has perhaps gone.
+                let _ = say(&mut local, &json!({ "error": events::sentence(&error) })).await;
+                Err(error)
             }
-        };
-        let carried = carried.await;
-        if let Err(error) = &carried {
-            // Whoever reads this has perhaps gone.
-            let _ = say(&mut local, &json!({ "error": events::sentence(error) })).await;
         }
-        carried
     })
 }
 
-async fn client(
+/// The connection, and the other side's name here.
+async fn shake_hands(
     tcp: tokio::net::TcpStream,
+    side: Side,
     identity: &Identity,
     known: &[Known],
-    local: &mut tokio::net::UnixStream,
-) -> Result<(), CarrierError> {
+) -> Result<(TlsStream<tokio::net::TcpStream>, String), CarrierError> {
     let provider = Arc::new(ring::default_provider());
     let trust = Arc::new(Trust::new(&provider, known));
+    let shaken = async {
+        match side {
+            Side::Client => {
+                // No name is asked for: the fingerprint says who it is.
+                let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+                let connector = TlsConnector::from(Arc::new(client(provider, trust, identity)?));
+                let stream = connector.connect(name, tcp).await.map_err(CarrierError::Handshake)?;
+                Ok::<TlsStream<_>, CarrierError>(TlsStream::from(stream))
+            }
+            Side::Server => {
+                let acceptor = TlsAcceptor::from(Arc::new(server(provider, trust, identity)?));
+                Ok(TlsStream::from(acceptor.accept(tcp).await.map_err(CarrierError::Handshake)?))
+            }
+        }
+    };
+    let stream =
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| CarrierError::Timeout)??;
+    let peer = peer(stream.get_ref().1, known)?;
+    Ok((stream, peer))
+}
+
+fn client(
+    provider: Arc<CryptoProvider>,
+    trust: Arc<Trust>,
+    identity: &Identity,
+) -> Result<ClientConfig, CarrierError> {
     let (chain, key) = identity_of(identity)?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])
-        .map_err(CarrierError::Identity)?
-        .dangerous()
-        .with_custom_certificate_verifier(trust)
-        .with_client_auth_cert(chain, key)
-        .map_err(CarrierError::Identity)?;
-    // No name is asked for: the fingerprint says who it is.
-    let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-    let shaken = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| CarrierError::Timeout)?;
-    let stream = stream.map_err(CarrierError::Handshake)?;
-    let peer = peer(stream.get_ref().1, known)?;
-    carry(stream, local, &peer).await
+        .map(|builder| builder.dangerous().with_custom_certificate_verifier(trust))
+        .and_then(|builder| builder.with_client_auth_cert(chain, key));
+    config.map_err(CarrierError::Identity)
 }
 
-async fn server(
-    tcp: tokio::net::TcpStream,
+fn server(
+    provider: Arc<CryptoProvider>,
+    trust: Arc<Trust>,
     identity: &Identity,
-    known: &[Known],
-    local: &mut tokio::net::UnixStream,
-) -> Result<(), CarrierError> {
-    let provider = Arc::new(ring::default_provider());
-    let trust = Arc::new(Trust::new(&provider, known));
+) -> Result<ServerConfig, CarrierError> {
     let (chain, key) = identity_of(identity)?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])
-        .map_err(CarrierError::Identity)?
-        .with_client_cert_verifier(trust)
-        .with_single_cert(chain, key)
-        .map_err(CarrierError::Identity)?;
-    let shaken = TlsAcceptor::from(Arc::new(config)).accept(tcp);
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| CarrierError::Timeout)?;
-    let stream = stream.map_err(CarrierError::Handshake)?;
-    let peer = peer(stream.get_ref().1, known)?;
-    carry(stream, local, &peer).await
+        .and_then(|builder| builder.with_client_cert_verifier(trust).with_single_cert(chain, key));
+    config.map_err(CarrierError::Identity)
 }
 
 async fn carry(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    local: &mut tokio::net::UnixStream,
+    mut stream: TlsStream<tokio::net::TcpStream>,
+    mut local: tokio::net::UnixStream,
     peer: &str,
 ) -> Result<(), CarrierError> {
-    say(local, &json!({ "peer": peer })).await?;
+    say(&mut local, &json!({ "peer": peer })).await?;
     let carried =
-        tokio::io::copy_bidirectional_with_sizes(&mut stream, local, BUFFER_BYTES, BUFFER_BYTES).await;
+        tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut local, BUFFER_BYTES, BUFFER_BYTES).await;
     // Either side may hang up at any time; that it did is all that the other needs to see.
     if let Err(error) = carried {
         tracing::debug!(%error, "a connection broke");
@@ -225,9 +229,12 @@ impl Trust {
     }
 }
 
-fn no_tls12() -> rustls::Error {
-    rustls::Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
+/// A signature of TLS 1.2, which was not offered.
+fn refuse_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(rustls::Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled))
 }
+
+// Client and server are the same kind of peer to us; rustls has a trait for each, with the same questions.
 
 impl ServerCertVerifier for Trust {
     fn verify_server_cert(
@@ -247,7 +254,7 @@ impl ServerCertVerifier for Trust {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
+        refuse_tls12()
     }
 
     fn verify_tls13_signature(
@@ -284,7 +291,7 @@ impl ClientCertVerifier for Trust {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
+        refuse_tls12()
     }
 
     fn verify_tls13_signature(

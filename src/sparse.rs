@@ -1,4 +1,4 @@
-//! Copies of files that keep holes.
+//! Files with holes: where they hold something, their pages, and copies that keep the holes.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// Bytes that are copied at once.
+const PAGE_BYTES: u64 = 4096;
+/// Bytes that are copied, or looked at, at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The ranges of a file that hold something, in order. A block device tells of no holes: all of it.
@@ -29,6 +30,29 @@ pub fn extents(file: &File) -> io::Result<Vec<Range<u64>>> {
         at = end;
     }
     Ok(found)
+}
+
+/// Calls with each page that is no hole, in order: its number and its bytes (the last one may be short).
+pub fn each_page(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let bytes = rustix::fs::seek(file, SeekFrom::End(0))?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    // Up to where pages have been read: two pieces may lie in one.
+    let mut done = 0;
+    for extent in extents(file)? {
+        let end = extent.end.next_multiple_of(PAGE_BYTES).min(bytes);
+        let mut offset = (extent.start / PAGE_BYTES * PAGE_BYTES).max(done);
+        while offset < end {
+            let wanted = chunk.len().min((end - offset) as usize);
+            let part = &mut chunk[..wanted];
+            file.read_exact_at(part, offset)?;
+            for (number, page) in (offset / PAGE_BYTES..).zip(part.chunks(PAGE_BYTES as usize)) {
+                each(number, page)?;
+            }
+            offset += wanted as u64;
+        }
+        done = end;
+    }
+    Ok(())
 }
 
 /// Copies a file; holes stay holes.

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use forensics::{RamRange, VcpuRegs};
+use forensics::RamRange;
 use serde_json::json;
 
 use super::args::SnapshotWord;
@@ -12,7 +12,7 @@ use super::domains::{Printer, print};
 use super::{Connection, Failure};
 use crate::jail::{self, Jail};
 use crate::snapshot::compare::{self, Side};
-use crate::snapshot::{Chain, REGISTERS, SavedError, compact as compact_folder, listing, store};
+use crate::snapshot::{Chain, SavedError, compact as compact_folder, listing, store};
 use crate::state::State;
 use crate::supervisor::protocol::{CloneRequest, Request};
 
@@ -139,9 +139,7 @@ fn dump_core(state: &State, out: &Printer, what: String, file: &Path) -> Result<
 
 fn write_core(chain: &Chain, file: &Path) -> Result<(), Failure> {
     let leaf = chain.leaf();
-    let registers = leaf.file(REGISTERS).map_err(failed)?;
-    let vcpus: Vec<VcpuRegs> = serde_json::from_reader(registers)
-        .map_err(|error| Failure::new(format!("the registers of the snapshot cannot be read: {error}")))?;
+    let vcpus = chain.registers().map_err(failed)?;
     let memory = tempfile::tempfile_in(file.parent().unwrap_or(Path::new("/")))?;
     chain.merge_ram(&memory).map_err(failed)?;
     let ranges = [RamRange { gpa: 0, file_offset: 0, bytes: leaf.manifest.domain.memory_mib << 20 }];

@@ -1,15 +1,18 @@
 //! A snapshot and all that it lies over, down to a full one, open and held.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use fixedbitset::FixedBitSet;
+use forensics::VcpuRegs;
 use honeyvmm::dirty::runs;
+use honeyvmm::disk::{Below, View};
 use honeyvmm::page_map;
 use rustix::fs::FlockOperation;
 
-use super::manifest::{Kind, MANIFEST, Manifest, RAM, RAM_MAP, SHIM, layer_name};
+use super::manifest::{Kind, MANIFEST, Manifest, RAM, RAM_MAP, REGISTERS, SHIM, layer_name};
 use super::{SavedError, sums::PAGE_BYTES};
 
 /// Snapshots of a chain; as many layers can lie over a disk (`honeyvmm::disk::Below`).
@@ -136,6 +139,29 @@ impl Chain {
             (0..count).map(move |depth| folder.join(layer_name(vdev, depth)))
         };
         self.members.iter().flat_map(of).collect()
+    }
+
+    /// A disk as it was.
+    ///
+    /// # Errors
+    /// A sentence: there is no such disk, or its files cannot be read.
+    pub fn disk(&self, vdev: &str) -> Result<View, String> {
+        let manifest = &self.leaf().manifest;
+        let spec = manifest.domain.disks.iter().find(|spec| spec.vdev == vdev);
+        let target = manifest.folder.join(&spec.ok_or("there is no such disk")?.target);
+        let opened = || -> io::Result<View> {
+            let layers = self.layers(vdev).iter().map(File::open).collect::<io::Result<_>>()?;
+            let below = Below::new(File::open(target)?, layers).map_err(io::Error::other)?;
+            View::new(below, None).map_err(io::Error::other)
+        };
+        opened().map_err(|error| events::sentence(&error))
+    }
+
+    /// The vcpus' registers, for dumps.
+    pub fn registers(&self) -> Result<Vec<VcpuRegs>, SavedError> {
+        let (leaf, path) = (self.leaf(), self.leaf().folder.join(REGISTERS));
+        let file = io::BufReader::new(leaf.file(REGISTERS)?);
+        serde_json::from_reader(file).map_err(|error| SavedError::file(&path, "read")(error.into()))
     }
 
     /// Compares RAM and layers of all with their sums.

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use fim::{Baseline, Limits, Policy, Report};
-use honeyvmm::disk::{Below, View as DiskView};
+use honeyvmm::disk::View as DiskView;
 use honeyvmm::kernel_image::KernelImage;
 use honeyvmm::memory::ReadOnlyRam;
 use introspect::symbols::Symbols;
@@ -79,7 +79,7 @@ impl Side {
             let path = manifest.folder.join(kernel);
             File::open(&path).map_err(|error| format!("{}: {error}", path.display()))
         });
-        let disks = manifest.depth.keys().map(|vdev| (vdev.clone(), disk(chain, vdev))).collect();
+        let disks = manifest.depth.keys().map(|vdev| (vdev.clone(), chain.disk(vdev))).collect();
         Ok(Side {
             id: leaf.folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             domain: manifest.domain.name.clone(),
@@ -190,19 +190,6 @@ fn files(
         scan: scan(before)?,
     };
     Ok(fim::compare(&policy, &baseline, scan(after)?, after_at))
-}
-
-/// A disk of a snapshot.
-pub fn disk(chain: &Chain, vdev: &str) -> Result<DiskView, String> {
-    let manifest = &chain.leaf().manifest;
-    let spec = manifest.domain.disks.iter().find(|spec| spec.vdev == vdev).ok_or("there is no such disk")?;
-    let opened = || -> std::io::Result<DiskView> {
-        let base = File::open(manifest.folder.join(&spec.target))?;
-        let layers = chain.layers(vdev).iter().map(File::open).collect::<std::io::Result<_>>()?;
-        DiskView::new(Below::new(base, layers).map_err(std::io::Error::other)?, None)
-            .map_err(std::io::Error::other)
-    };
-    opened().map_err(|error| events::sentence(&error))
 }
 
 impl Difference {

@@ -2,14 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::sparse;
 
 pub const PAGE_BYTES: usize = 4096;
 /// Bytes of one sum: the first ones of the page's BLAKE3, as a little-endian number.
 const SUM_BYTES: usize = 8;
-const CHUNK_PAGES: usize = 256;
 
 /// A page that is not as it was, and the byte in the file at which it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,34 +23,11 @@ fn sum(page: &[u8]) -> u64 {
     first.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)).max(1)
 }
 
-/// Calls with each page that is no hole, in order: its number and its bytes (the last one may be short).
-fn pages(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
-    const PAGE: u64 = PAGE_BYTES as u64;
-    let bytes = file.metadata()?.len();
-    let mut chunk = vec![0; CHUNK_PAGES * PAGE_BYTES];
-    // Up to where pages have been read: two pieces may lie in one.
-    let mut done = 0;
-    for extent in sparse::extents(file)? {
-        let end = extent.end.next_multiple_of(PAGE).min(bytes);
-        let mut offset = (extent.start / PAGE * PAGE).max(done);
-        while offset < end {
-            let part = &mut chunk[..((end - offset) as usize).min(CHUNK_PAGES * PAGE_BYTES)];
-            file.read_exact_at(part, offset)?;
-            for (index, page) in part.chunks(PAGE_BYTES).enumerate() {
-                each(offset / PAGE + index as u64, page)?;
-            }
-            offset += part.len() as u64;
-        }
-        done = end;
-    }
-    Ok(())
-}
-
 /// The sums of a file, one after the other.
 pub fn of(file: &File) -> io::Result<Vec<u8>> {
     let count = file.metadata()?.len().div_ceil(PAGE_BYTES as u64) as usize;
     let mut sums = vec![0; count * SUM_BYTES];
-    pages(file, |number, page| {
+    sparse::each_page(file, |number, page| {
         let at = number as usize * SUM_BYTES;
         // A file that grows meanwhile is not what was asked about.
         if let Some(place) = sums.get_mut(at..at + SUM_BYTES) {
@@ -70,7 +45,7 @@ pub fn damaged(file: &File, sums: &[u8]) -> io::Result<Option<Damaged>> {
     let mut next = 0;
     let mut found = None;
     let hole = |range: std::ops::Range<u64>| range.into_iter().find(|number| wanted(*number) != 0);
-    pages(file, |number, page| {
+    sparse::each_page(file, |number, page| {
         if found.is_none() {
             // A hole where there was something is damage as well.
             found = hole(next..number).or((sum(page) != wanted(number)).then_some(number));
@@ -84,6 +59,8 @@ pub fn damaged(file: &File, sums: &[u8]) -> io::Result<Option<Damaged>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     fn file(pages: &[u8]) -> File {

@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use forensics::{Acquisition, DiskSource, RamRange, VcpuRegs};
+use forensics::{Acquisition, DiskSource, RamRange};
 use serde_json::{Value, json};
 
 use super::clone;
 use super::evidence;
 use super::house::{House, HouseError};
 use super::protocol::CloneRequest;
-use crate::snapshot::{Chain, Member, REGISTERS, STATE, SavedError, compare, listing, store};
+use crate::snapshot::{Chain, STATE, SavedError, listing, store};
 
 /// Longest answer of the process that compares: every file of a disk, twice.
 const DIFFERENCE_BYTES_MAX: u64 = 48 << 20;
@@ -107,7 +107,8 @@ pub fn pull(house: &House, id: &str, reason: Option<String>) -> Result<Value, Ho
     chain.check()?;
     let source = acquisition(house, &chain, id, reason.clone())?;
     let manifest = &chain.leaf().manifest;
-    let pause = Duration::from_secs_f64((manifest.pause_ms / 1e3).max(0.0));
+    // A manifest may say anything.
+    let pause = Duration::try_from_secs_f64(manifest.pause_ms / 1e3).unwrap_or_default();
     let domain = (manifest.domain.name.as_str(), None);
     evidence::write_case(house, domain, source, pause, reason)
 }
@@ -129,11 +130,14 @@ fn acquisition(
     // It costs the symbols, not the case.
     let kernel = kernel.transpose();
     let kernel = kernel.map_err(|error| notes.push(format!("no symbols for Volatility: kernel: {error}")));
-    let vcpus: Vec<VcpuRegs> = read(leaf, REGISTERS).unwrap_or_else(|| {
+    let vcpus = chain.registers().unwrap_or_else(|_| {
         notes.push("the registers of the vcpus are not known".to_owned());
         Vec::new()
     });
-    let domid = read::<Value>(leaf, STATE).and_then(|state| state["domid"].as_u64());
+    // The number by which its guest knew it; none is better than a case that is not written.
+    let state = leaf.file(STATE)?;
+    let state: Value = serde_json::from_reader(io::BufReader::new(state)).unwrap_or_default();
+    let domid = state["domid"].as_u64();
     let info = forensics::DomainInfo {
         name: file.name.clone(),
         domid: domid.and_then(|domid| u32::try_from(domid).ok()).unwrap_or(0),
@@ -142,7 +146,7 @@ fn acquisition(
         vcpus: file.maxvcpus,
     };
     let disk = |spec: &crate::domain_file::disk::DiskSpec| {
-        let view = compare::disk(chain, &spec.vdev);
+        let view = chain.disk(&spec.vdev);
         let open = move |_: Option<File>| evidence::opened_disk(view.map_err(io::Error::other)?);
         DiskSource { name: spec.vdev.clone(), changing: None, open: Box::new(open) }
     };
@@ -150,8 +154,4 @@ fn acquisition(
     let ranges = vec![RamRange { gpa: 0, file_offset: 0, bytes: memory_bytes }];
     let kernel = kernel.ok().flatten();
     Ok(Acquisition { domain: info, memory, memory_at: 0, ranges, vcpus, disks, kernel, notes })
-}
-
-fn read<T: serde::de::DeserializeOwned>(member: &Member, name: &str) -> Option<T> {
-    serde_json::from_reader(io::BufReader::new(member.file(name).ok()?)).ok()
 }

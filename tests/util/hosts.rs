@@ -84,7 +84,12 @@ impl Hosts {
 
     /// Does this on the attacker's host.
     pub fn attack<T: Send>(&self, deed: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(self.file(2)).unwrap();
+        self.within(2, deed)
+    }
+
+    /// Does this on one of the hosts, or on the attacker's.
+    pub fn within<T: Send>(&self, index: usize, deed: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(self.file(index)).unwrap();
         std::thread::scope(|scope| {
             let there = scope.spawn(move || {
                 nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();

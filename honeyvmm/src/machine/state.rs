@@ -162,3 +162,20 @@ impl DomainState {
 pub fn shim_id(backend: Backend) -> String {
     blake3::hash(image(backend)).to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_moved_goes_on_by_the_time_that_it_stood_whatever_the_other_host_shows() {
+        const HOUR_NS: u64 = 3600 * 1_000_000_000;
+        let stood = Duration::from_millis(30);
+        for wall_time_ns in [wall_time_ns() - HOUR_NS, wall_time_ns() + HOUR_NS, 0, u64::MAX] {
+            let mut clock = ClockState { system_time_ns: 5_000_000_000, wall_time_ns };
+            clock.moved(stood);
+            let gone = clock.system_time_now() - 5_000_000_000;
+            assert!((30_000_000..1_000_000_000).contains(&gone), "{gone} ns from {wall_time_ns}");
+        }
+    }
+}

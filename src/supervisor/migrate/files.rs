@@ -2,17 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::MigrateError;
 use crate::migration::HostFile;
 use crate::sparse;
 use crate::state::State;
-
-const PAGE_BYTES: u64 = 4096;
-/// Pages that are read at once.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// A file as it is offered.
 pub fn describe(state: &State, path: &Path) -> Result<HostFile, MigrateError> {
@@ -47,28 +42,20 @@ fn length(file: &File) -> io::Result<u64> {
 fn contents(path: &Path) -> io::Result<(u64, String)> {
     let file = File::open(path)?;
     let bytes = length(&file)?;
-    let (mut hasher, mut chunk, mut done) = (blake3::Hasher::new(), vec![0; CHUNK_BYTES], 0);
-    for extent in sparse::extents(&file)? {
-        let end = extent.end.next_multiple_of(PAGE_BYTES).min(bytes);
-        let mut at = (extent.start / PAGE_BYTES * PAGE_BYTES).max(done);
-        while at < end {
-            let wanted = chunk.len().min((end - at) as usize);
-            let part = &mut chunk[..wanted];
-            file.read_exact_at(part, at)?;
-            for (index, page) in (0..).zip(part.chunks(PAGE_BYTES as usize)) {
-                if page.iter().any(|byte| *byte != 0) {
-                    hasher.update(&(at + index * PAGE_BYTES).to_le_bytes()).update(page);
-                }
-            }
-            at += wanted as u64;
+    let mut hasher = blake3::Hasher::new();
+    sparse::each_page(&file, |number, page| {
+        if page.iter().any(|byte| *byte != 0) {
+            hasher.update(&number.to_le_bytes()).update(page);
         }
-        done = end;
-    }
+        Ok(())
+    })?;
     Ok((bytes, hasher.finalize().to_hex().to_string()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]

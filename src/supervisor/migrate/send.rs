@@ -191,8 +191,8 @@ fn hand_over<'a>(
     let error = match go(house, channel, token) {
         Outcome::Gone => return Ok(still),
         Outcome::Stays(error) => {
-            Moved::of(&house.state, &domain.name()).remove()?;
             still.go_on()?;
+            Moved::of(&house.state, &domain.name()).remove()?;
             error
         }
         Outcome::Unknown => {
