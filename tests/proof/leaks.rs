@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use honeyvmm::disk::LayerReader;
 use serde_json::Value;
@@ -17,8 +18,11 @@ use crate::util::{Honeynet, wait_for};
 const POOL: &str = "10.77.0.20";
 /// Attackers that log in at the same time.
 const AT_ONCE: usize = 3;
-/// Each logs in so often.
+/// All of them live at the same time, if they are no more than this.
+const CLONES_MAX: u32 = 400;
+/// Each logs in so often, and tries so often where something that he needs is killed.
 const LOGINS: u32 = 2;
+const TRIES_MAX: u32 = 60;
 
 /// What a honeynet has of the host.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +69,7 @@ fn farm(clones: u32) -> Honeynet {
     let text = std::fs::read_to_string(honeynet.path("honeynet.toml")).unwrap();
     let pool = format!(
         "[[decoy]]\nname = \"farm\"\nrecipe = \"ssh-server\"\naddress = \"{POOL}\"\n\
-         [decoy.pool]\nclones = {clones}\nparked = 1\nidle = \"120s\"\n"
+         [decoy.pool]\nclones = {clones}\nparked = 1\nper_minute = 6000\nidle = \"1h\"\n"
     );
     honeynet.write("honeynet.toml", format!("recipes = {:?}\n{text}{pool}", recipes_folder()));
     give_images(&honeynet, &["ssh-server"]);
@@ -173,12 +177,12 @@ fn kill_something(honeynet: &Honeynet, turn: u32, dice: &mut Dice, attackers: u3
 fn nothing_is_left_and_nobody_meets_another() {
     let _alone = crate::alone();
     let (mut dice, attackers) = (Dice::new(), crate::rounds(4));
-    let honeynet = farm(attackers.clamp(2, 60));
+    let honeynet = farm(attackers.clamp(2, CLONES_MAX));
     let before = Taken::now(&honeynet);
     up(&honeynet, attackers);
     let (next, came, failed) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
     let done = AtomicBool::new(false);
-    let met = Mutex::new(Vec::new());
+    let (met, shut_out) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         let attack = || {
             loop {
@@ -187,15 +191,26 @@ fn nothing_is_left_and_nobody_meets_another() {
                     return;
                 }
                 let from = attacker(number);
-                for _ in 0..LOGINS {
+                let mut logins = 0;
+                for _ in 0..TRIES_MAX {
                     match log_in(&honeynet, &from) {
                         // Nobody was there before, or he himself.
                         Some(mark) if mark.is_empty() || mark == from => {
                             came.fetch_add(1, Ordering::Relaxed);
+                            logins += 1;
                         }
                         Some(mark) => met.lock().unwrap().push((from.clone(), mark)),
-                        None => drop(failed.fetch_add(1, Ordering::Relaxed)),
+                        None => {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            std::thread::sleep(Duration::from_millis(500));
+                        }
                     }
+                    if logins == LOGINS {
+                        break;
+                    }
+                }
+                if logins < LOGINS {
+                    shut_out.lock().unwrap().push(from);
                 }
             }
         };
@@ -218,13 +233,15 @@ fn nothing_is_left_and_nobody_meets_another() {
         done.store(true, Ordering::Relaxed);
     });
     let failed = failed.into_inner();
-    println!("{attackers} attackers, {} logins, {failed} broken off", attackers * LOGINS);
+    println!("{attackers} attackers, {} logins, {failed} tries were broken off", came.into_inner());
     assert!(met.into_inner().unwrap().is_empty(), "two met in one machine");
-    assert!(failed < attackers * LOGINS, "nobody came in");
+    assert_eq!(shut_out.into_inner().unwrap(), [] as [String; 0], "who did not come in in the end");
     for row in honeynet.run(&["snapshots", "--json"]).good().json().as_array().unwrap() {
         let id = format!("{}/{}", row["domain"].as_str().unwrap(), row["id"].as_str().unwrap());
         honeynet.run(&["snapshot-verify", &id]).good();
     }
+    let pools = honeynet.run(&["pools", "--json"]).good().json();
+    println!("{} clones are taken at the end", pools[0]["taken"]);
     honeynet.run(&["down"]).good();
     let after = wait_for("the end of all of it", || {
         let after = Taken::now(&honeynet);
